@@ -1,0 +1,114 @@
+package item
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// encoder writes one JSON object, compactly and in the order of its calls.
+type encoder struct {
+	out []byte
+	err error
+}
+
+func newEncoder(size int) *encoder {
+	return &encoder{out: append(make([]byte, 0, size+size/16+256), '{')}
+}
+
+func (e *encoder) name(name string) {
+	if len(e.out) > 1 {
+		e.out = append(e.out, ',')
+	}
+	e.out = append(e.out, '"')
+	e.out = append(e.out, name...)
+	e.out = append(e.out, '"', ':')
+}
+
+func (e *encoder) text(name, value string) {
+	e.name(name)
+	out, err := jsontext.AppendQuote(e.out, value)
+	if err != nil {
+		e.err = fmt.Errorf("encode %s: %w", name, err)
+		return
+	}
+	e.out = out
+}
+
+func (e *encoder) optionalText(name string, value *string) {
+	if value != nil {
+		e.text(name, *value)
+	}
+}
+
+func (e *encoder) raw(name string, value *string) {
+	if value != nil {
+		e.name(name)
+		e.out = append(e.out, *value...)
+	}
+}
+
+func (e *encoder) integer(name string, value *int64) {
+	if value != nil {
+		e.name(name)
+		e.out = strconv.AppendInt(e.out, *value, 10)
+	}
+}
+
+func (e *encoder) end() ([]byte, error) {
+	return append(e.out, '}'), e.err
+}
+
+func (e *encoder) identity(key Key, has Identity) {
+	if has&HasFramework != 0 {
+		e.text("framework", key.Framework())
+	}
+	if has&HasName != 0 {
+		e.text("name", key.Name())
+	}
+}
+
+// JSON encodes the component in the order of its fields in openapi.yaml:
+// equal components have equal bytes, whatever order they were sent in.
+func (c *Component) JSON(key Key) ([]byte, error) {
+	size := len(c.SourceCode)
+	for _, field := range []*string{c.DemoCode, c.Metadata, c.Dependencies, c.RegistryDependencies} {
+		if field != nil {
+			size += len(*field)
+		}
+	}
+	e := newEncoder(size)
+	e.identity(key, c.Identity)
+	e.text("sourceCode", c.SourceCode)
+	e.optionalText("demoCode", c.DemoCode)
+	e.raw("metadata", c.Metadata)
+	e.raw("dependencies", c.Dependencies)
+	e.raw("registryDependencies", c.RegistryDependencies)
+	e.optionalText("githubSha", c.GitHubSHA)
+	e.integer("fileSize", c.FileSize)
+	e.optionalText("lastModified", c.LastModified)
+	return e.end()
+}
+
+// JSON encodes the block as Component.JSON does a component.
+func (b *Block) JSON(key Key) ([]byte, error) {
+	size := len(b.Files)
+	for _, field := range []*string{b.Description, b.Structure, b.Dependencies, b.ComponentsUsed} {
+		if field != nil {
+			size += len(*field)
+		}
+	}
+	e := newEncoder(size)
+	e.identity(key, b.Identity)
+	e.optionalText("category", b.Category)
+	e.optionalText("type", b.Type)
+	e.optionalText("description", b.Description)
+	e.raw("files", &b.Files)
+	e.raw("structure", b.Structure)
+	e.raw("dependencies", b.Dependencies)
+	e.raw("componentsUsed", b.ComponentsUsed)
+	e.integer("totalSize", b.TotalSize)
+	e.optionalText("githubSha", b.GitHubSHA)
+	return e.end()
+}

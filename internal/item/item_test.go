@@ -1,0 +1,169 @@
+package item_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/stockroom/stockroom/internal/item"
+)
+
+func TestParseKey(t *testing.T) {
+	t.Parallel()
+	good := map[string]item.Kind{
+		"component:react:button":     item.KindComponent,
+		"block:react:login-01":       item.KindBlock,
+		"components:react:button":    item.KindEntry,
+		"metadata:github_rate_limit": item.KindEntry,
+		"a/b c%2F\"'ü🎉":              item.KindEntry,
+		strings.Repeat("k", 255):     item.KindEntry,
+		"...":                        item.KindEntry,
+		":component":                 item.KindEntry,
+		"component:" + strings.Repeat("é", 50) + ":" + strings.Repeat("n", 100): item.KindComponent,
+	}
+	for text, kind := range good {
+		key, err := item.ParseKey(text)
+		require.NoError(t, err, text)
+		require.Equal(t, kind, key.Kind(), text)
+		require.Equal(t, text, key.String())
+	}
+	for _, text := range []string{
+		"", ".", "..", strings.Repeat("k", 256), strings.Repeat("é", 128), "a\x00b", "a\nb", "a\x7fb", "a\xffb",
+		"component", "block", "component:", "component:react", "component:react:", "component::button", "component:react:a:b",
+		"block:react", "component:" + strings.Repeat("f", 51) + ":n", "block:f:" + strings.Repeat("n", 101),
+		"component:react:..", "component:.:x",
+	} {
+		_, err := item.ParseKey(text)
+		var fault *item.Fault
+		require.ErrorAs(t, err, &fault, "%q", text)
+		require.Equal(t, item.CodeInvalidKey, fault.Code)
+	}
+}
+
+func parse(t *testing.T, key, body string) (item.Value, error) {
+	t.Helper()
+	k, err := item.ParseKey(key)
+	require.NoError(t, err)
+	return item.Parse(k, []byte(body))
+}
+
+func TestParseFaults(t *testing.T) {
+	t.Parallel()
+	deep := func(n int) string { return strings.Repeat("[", n) + strings.Repeat("]", n) }
+	for name, tc := range map[string]struct {
+		key, body string
+		code      item.Code
+		pointer   string
+	}{
+		"empty body":           {"e", "", item.CodeMalformedJSON, ""},
+		"white space":          {"e", "  \n", item.CodeMalformedJSON, ""},
+		"not JSON":             {"e", "{a:1}", item.CodeMalformedJSON, ""},
+		"cut off":              {"e", `{"a":`, item.CodeMalformedJSON, "/a"},
+		"trailing value":       {"e", `1 2`, item.CodeMalformedJSON, ""},
+		"trailing brace":       {"e", `{}}`, item.CodeMalformedJSON, ""},
+		"trailing after fault": {"component:f:n", `{"x":1} 2`, item.CodeMalformedJSON, ""},
+		"invalid UTF-8":        {"e", "\"\xff\"", item.CodeMalformedJSON, ""},
+		"unpaired surrogate":   {"e", `"\ud800"`, item.CodeMalformedJSON, ""},
+		"control character":    {"e", "\"a\nb\"", item.CodeMalformedJSON, ""},
+		"leading zero":         {"e", `01`, item.CodeMalformedJSON, ""},
+		"duplicate":            {"e", `{"a":{"b":1,"b":2}}`, item.CodeDuplicateName, "/a/b"},
+		"escaped duplicate":    {"e", `{"a":1,"\u0061":2}`, item.CodeDuplicateName, "/a"},
+		"too deep":             {"e", deep(65), item.CodeTooDeep, ""},
+		"NUL in entry":         {"e", `{"a":["x\u0000"]}`, item.CodeInvalidString, ""},
+		"NUL in name":          {"e", `{"\u0000":1}`, item.CodeInvalidString, ""},
+		"NUL in source":        {"component:f:n", `{"sourceCode":"a\u0000"}`, item.CodeInvalidString, "/sourceCode"},
+		"NUL in metadata":      {"component:f:n", `{"sourceCode":"a","metadata":{"a":"\\\u0000"}}`, item.CodeInvalidString, "/metadata"},
+		"component not object": {"component:f:n", `[]`, item.CodeWrongType, ""},
+		"unknown field":        {"component:f:n", `{"sourceCode":"","x/y":{"z":1}}`, item.CodeUnknownField, "/x~1y"},
+		"null source":          {"component:f:n", `{"sourceCode":null}`, item.CodeWrongType, "/sourceCode"},
+		"no source":            {"component:f:n", `{}`, item.CodeMissingField, ""},
+		"number for source":    {"component:f:n", `{"sourceCode":1}`, item.CodeWrongType, "/sourceCode"},
+		"other framework":      {"component:f:n", `{"sourceCode":"","framework":"g"}`, item.CodeKeyMismatch, "/framework"},
+		"other name":           {"component:f:n", `{"sourceCode":"","name":"m"}`, item.CodeKeyMismatch, "/name"},
+		"metadata array":       {"component:f:n", `{"sourceCode":"","metadata":[]}`, item.CodeWrongType, "/metadata"},
+		"dependency number":    {"component:f:n", `{"sourceCode":"","dependencies":["a",1]}`, item.CodeWrongType, "/dependencies/1"},
+		"short sha":            {"component:f:n", `{"sourceCode":"","githubSha":"abc"}`, item.CodeInvalidValue, "/githubSha"},
+		"sha not hex":          {"component:f:n", `{"sourceCode":"","githubSha":"` + strings.Repeat("g", 40) + `"}`, item.CodeInvalidValue, "/githubSha"},
+		"negative size":        {"component:f:n", `{"sourceCode":"","fileSize":-1}`, item.CodeInvalidValue, "/fileSize"},
+		"huge size":            {"component:f:n", `{"sourceCode":"","fileSize":1e400}`, item.CodeInvalidValue, "/fileSize"},
+		"fractional size":      {"component:f:n", `{"sourceCode":"","fileSize":1.5}`, item.CodeWrongType, "/fileSize"},
+		"bad time":             {"component:f:n", `{"sourceCode":"","lastModified":"2026-01-31"}`, item.CodeInvalidValue, "/lastModified"},
+		"no files":             {"block:f:n", `{}`, item.CodeMissingField, ""},
+		"files string":         {"block:f:n", `{"files":"x"}`, item.CodeWrongType, "/files"},
+		"long category":        {"block:f:n", `{"files":[],"category":"` + strings.Repeat("é", 51) + `"}`, item.CodeInvalidValue, "/category"},
+		"bad type":             {"block:f:n", `{"files":[],"type":"medium"}`, item.CodeInvalidValue, "/type"},
+		"first fault wins":     {"block:f:n", `{"type":"medium","files":1}`, item.CodeInvalidValue, "/type"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := parse(t, tc.key, tc.body)
+			var fault *item.Fault
+			require.ErrorAs(t, err, &fault)
+			require.Equal(t, tc.code, fault.Code, fault.Error())
+			require.Equal(t, tc.pointer, fault.Pointer, fault.Error())
+		})
+	}
+	_, err := parse(t, "e", deep(64))
+	require.NoError(t, err)
+}
+
+func TestWhatIsPutIsWhatIsGot(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		key, body, want string
+		bytes           int64
+	}{
+		{"e", " { \"a\" : 1.10 , \"b\":[ 12345678901234567890, \"x  y\\u00e9\" ]} ", `{"a":1.10,"b":[12345678901234567890,"x  y\u00e9"]}`, 50},
+		{"e", `null`, `null`, 4},
+		{"e", `"\\u0000"`, `"\\u0000"`, 9},
+		{"component:f:n", `{"sourceCode":"é\n"}`, `{"sourceCode":"é\n"}`, 3},
+		{"component:f:n", `{"name":"n","demoCode":"abc","sourceCode":"de","framework":"f"}`, `{"framework":"f","name":"n","sourceCode":"de","demoCode":"abc"}`, 5},
+		{"component:f:n", `{"sourceCode":"de","fileSize":100}`, `{"sourceCode":"de","fileSize":100}`, 100},
+		{"component:f:n", `{"sourceCode":"abcd","fileSize":1.0}`, `{"sourceCode":"abcd","fileSize":1}`, 4},
+		{"component:f:n", `{"sourceCode":"","metadata":{"n":1.50},"dependencies":[],"lastModified":"2026-01-31T12:00:00.120+02:00"}`, `{"sourceCode":"","metadata":{"n":1.50},"dependencies":[],"lastModified":"2026-01-31T12:00:00.120+02:00"}`, 0},
+		{"block:f:n", `{"files":[{"path":"content","content":"abc"},{"content":"é"}]}`, `{"files":[{"path":"content","content":"abc"},{"content":"é"}]}`, 5},
+		{"block:f:n", `{"files":{"a":{"b":{"content":""}}}}`, `{"files":{"a":{"b":{"content":""}}}}`, 0},
+		{"block:f:n", `{"files":{"a":{"content":1}}}`, `{"files":{"a":{"content":1}}}`, 19},
+		{"block:f:n", `{"totalSize":200,"files":[],"structure":null}`, `{"files":[],"structure":null,"totalSize":200}`, 200},
+	} {
+		value, err := parse(t, tc.key, tc.body)
+		require.NoError(t, err, tc.body)
+		require.Equal(t, tc.want, string(value.JSON))
+		require.Equal(t, tc.bytes, value.Bytes, tc.body)
+		require.Len(t, value.ETag, 22)
+	}
+}
+
+func TestPattern(t *testing.T) {
+	t.Parallel()
+	for glob, want := range map[string][2]string{
+		"component:react:*": {"component:react:%", "component:react:"},
+		"a?c":               {"a_c", "a"},
+		`100%_\*\\x`:        {`100\%\_*\\x`, `100%_*\x`},
+		"*":                 {"%", ""},
+	} {
+		pattern, err := item.ParsePattern(glob)
+		require.NoError(t, err)
+		require.Equal(t, want, [2]string{pattern.Like(), pattern.Prefix()}, glob)
+	}
+	for _, glob := range []string{"", `a\`, "a\x00", "\xff", strings.Repeat("a", 511)} {
+		_, err := item.ParsePattern(glob)
+		var fault *item.Fault
+		require.ErrorAs(t, err, &fault, glob)
+		require.Equal(t, item.CodeInvalidPattern, fault.Code)
+	}
+}
+
+func TestParseTTL(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]item.TTL{"0": 0, "60": 60, "3155760000": item.MaxTTL} {
+		ttl, err := item.ParseTTL(text)
+		require.NoError(t, err)
+		require.Equal(t, want, ttl)
+	}
+	for _, text := range []string{"", "-1", "1.5", "3155760001", "99999999999999999999", "1e3", "+1", " 1", "x"} {
+		_, err := item.ParseTTL(text)
+		require.Error(t, err, text)
+	}
+}

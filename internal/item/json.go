@@ -1,0 +1,309 @@
+package item
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// MaxDepth is how many objects and arrays may stand inside one another in a body.
+const MaxDepth = 64
+
+// Decode reads the one JSON value of body with read and checks that nothing
+// follows it. JSON here is I-JSON (RFC 7493): valid UTF-8, no unpaired
+// surrogates, no member twice; deeper than MaxDepth is refused before it is read.
+// Every error is a *Fault, a Faults, or whatever else read returned of its own.
+func Decode(body []byte, read func(*jsontext.Decoder) error) error {
+	if depth(body) > MaxDepth {
+		return &Fault{Code: CodeTooDeep, Detail: fmt.Sprintf("the body is nested deeper than %d levels", MaxDepth)}
+	}
+	dec := jsontext.NewDecoder(bytes.NewBuffer(body))
+	if err := read(dec); err != nil {
+		var fault *Fault
+		var faults Faults
+		if errors.As(err, &fault) || errors.As(err, &faults) {
+			// A fault leaves the decoder behind the value, so that what else the
+			// body has is still held against JSON's grammar first.
+			if tail := expectEnd(dec); tail != nil {
+				return tail
+			}
+			return err
+		}
+		return SyntaxFault(err)
+	}
+	return expectEnd(dec)
+}
+
+func expectEnd(dec *jsontext.Decoder) error {
+	switch _, err := dec.ReadToken(); {
+	case errors.Is(err, io.EOF):
+		return nil
+	case err != nil:
+		return SyntaxFault(err)
+	default:
+		return &Fault{Code: CodeMalformedJSON, Detail: "the body has something behind its JSON value"}
+	}
+}
+
+// ReadObject reads an object and calls member for each of its members with the
+// decoder in front of the value, which member must consume. A *Fault that
+// member returns is kept until the object has been read to its end, and the
+// first one is then returned: the decoder always stands behind the object. Any
+// other error of member's ends the reading at once.
+func ReadObject(dec *jsontext.Decoder, member func(name string) error) error {
+	if dec.PeekKind() != jsontext.KindBeginObject {
+		return wrongType(dec, "an object")
+	}
+	if _, err := dec.ReadToken(); err != nil {
+		return err
+	}
+	var first *Fault
+	for dec.PeekKind() != jsontext.KindEndObject {
+		token, err := dec.ReadToken()
+		if err != nil {
+			return err
+		}
+		if err := member(token.String()); err != nil {
+			var fault *Fault
+			if !errors.As(err, &fault) {
+				return err
+			}
+			if first == nil {
+				first = fault
+			}
+		}
+	}
+	if _, err := dec.ReadToken(); err != nil {
+		return err
+	}
+	if first != nil {
+		return first
+	}
+	return nil
+}
+
+// ReadString reads a string without U+0000.
+func ReadString(dec *jsontext.Decoder) (string, error) {
+	if dec.PeekKind() != jsontext.KindString {
+		return "", wrongType(dec, "a string")
+	}
+	token, err := dec.ReadToken()
+	if err != nil {
+		return "", err
+	}
+	text := token.String()
+	if strings.IndexByte(text, 0) >= 0 {
+		return "", nulFault(dec)
+	}
+	return text, nil
+}
+
+// ReadInteger reads an integer of 0 to limit. Like JSON Schema's integer it may
+// be written with a fraction or an exponent (1.0, 1e3) as long as it is whole.
+func ReadInteger(dec *jsontext.Decoder, limit int64, code Code) (int64, error) {
+	if dec.PeekKind() != jsontext.KindNumber {
+		return 0, wrongType(dec, "an integer")
+	}
+	token, err := dec.ReadToken()
+	if err != nil {
+		return 0, err
+	}
+	n, ok := wholeNumber(token.String())
+	switch {
+	case !ok:
+		if code == CodeInvalidValue {
+			code = CodeWrongType
+		}
+		return 0, faultAt(dec, code, "must be an integer")
+	case n < 0 || n > limit:
+		return 0, faultAt(dec, code, fmt.Sprintf("must be in 0 … %d", limit))
+	}
+	return n, nil
+}
+
+// wholeNumber parses a JSON number whose value is an integer. One beyond the
+// range of int64 comes back as the nearest int64.
+func wholeNumber(text string) (int64, bool) {
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err == nil || errors.Is(err, strconv.ErrRange) {
+		return n, true
+	}
+	f, err := strconv.ParseFloat(text, 64)
+	switch {
+	case err != nil && !errors.Is(err, strconv.ErrRange), math.Trunc(f) != f:
+		return 0, false
+	case f >= math.MaxInt64:
+		return math.MaxInt64, true
+	case f <= math.MinInt64:
+		return math.MinInt64, true
+	}
+	return int64(f), true
+}
+
+// ReadRaw reads any JSON value without U+0000 in its strings and returns a
+// compact copy: white space outside strings is gone, all else is as sent, so
+// numbers keep their digits and strings their escapes.
+func ReadRaw(dec *jsontext.Decoder) ([]byte, error) {
+	value, err := dec.ReadValue()
+	if err != nil {
+		return nil, err
+	}
+	if hasNUL(value) {
+		return nil, nulFault(dec)
+	}
+	return compact(value)
+}
+
+// ReadRawKind is ReadRaw for a value of one of the kinds.
+func ReadRawKind(dec *jsontext.Decoder, what string, kinds ...jsontext.Kind) ([]byte, error) {
+	peeked := dec.PeekKind()
+	for _, kind := range kinds {
+		if peeked == kind {
+			return ReadRaw(dec)
+		}
+	}
+	return nil, wrongType(dec, what)
+}
+
+// readStringsJSON reads an array of strings and returns its compact JSON.
+func readStringsJSON(dec *jsontext.Decoder) ([]byte, error) {
+	raw, err := ReadRawKind(dec, "an array of strings", jsontext.KindBeginArray)
+	if err != nil {
+		return nil, err
+	}
+	elements := jsontext.NewDecoder(bytes.NewBuffer(raw))
+	if _, err := ReadStrings(elements); err != nil {
+		var fault *Fault
+		if errors.As(err, &fault) {
+			fault.Pointer = string(dec.StackPointer()) + fault.Pointer
+		}
+		return nil, err
+	}
+	return raw, nil
+}
+
+// ReadStrings reads an array of strings without U+0000. Where elements are none,
+// it reads the array to its end and returns the fault of the first.
+func ReadStrings(dec *jsontext.Decoder) ([]string, error) {
+	if dec.PeekKind() != jsontext.KindBeginArray {
+		return nil, wrongType(dec, "an array of strings")
+	}
+	if _, err := dec.ReadToken(); err != nil {
+		return nil, err
+	}
+	list := []string{}
+	var first *Fault
+	for dec.PeekKind() != jsontext.KindEndArray {
+		text, err := ReadString(dec)
+		var fault *Fault
+		switch {
+		case errors.As(err, &fault):
+			if first == nil {
+				first = fault
+			}
+		case err != nil:
+			return nil, err
+		}
+		list = append(list, text)
+	}
+	if _, err := dec.ReadToken(); err != nil {
+		return nil, err
+	}
+	if first != nil {
+		return nil, first
+	}
+	return list, nil
+}
+
+// compact returns a copy of value, which is valid JSON, without white space
+// outside its strings.
+func compact(value []byte) ([]byte, error) {
+	out := jsontext.Value(bytes.Clone(value))
+	if err := out.Compact(); err != nil {
+		return nil, fmt.Errorf("compact: %w", err)
+	}
+	return out, nil
+}
+
+// wrongType consumes the value in front of the decoder and says what should
+// have stood there, unless the value is not JSON at all.
+func wrongType(dec *jsontext.Decoder, want string) error {
+	if err := dec.SkipValue(); err != nil {
+		return err
+	}
+	return faultAt(dec, CodeWrongType, "must be "+want)
+}
+
+func nulFault(dec *jsontext.Decoder) *Fault {
+	return faultAt(dec, CodeInvalidString, "has a string with the character U+0000, which PostgreSQL cannot hold")
+}
+
+// faultAt is a fault of the value that the decoder has just read.
+func faultAt(dec *jsontext.Decoder, code Code, detail string) *Fault {
+	return &Fault{Code: code, Pointer: string(dec.StackPointer()), Detail: detail}
+}
+
+// hasNUL tells whether a string in value, which is valid JSON, has the escape
+// of U+0000. The character itself is not valid in JSON.
+func hasNUL(value []byte) bool {
+	escape := []byte(`\u0000`)
+	for at := 0; ; {
+		i := bytes.Index(value[at:], escape)
+		if i < 0 {
+			return false
+		}
+		at += i
+		backslashes := 0
+		for j := at - 1; j >= 0 && value[j] == '\\'; j-- {
+			backslashes++
+		}
+		if backslashes%2 == 0 {
+			return true
+		}
+		at += len(escape)
+	}
+}
+
+// depth returns how deep the objects and arrays of body are nested. It is
+// right for valid JSON; in anything else it only has to end.
+func depth(body []byte) int {
+	deepest, now := 0, 0
+	for i := 0; i < len(body); i++ {
+		switch body[i] {
+		case '{', '[':
+			now++
+			deepest = max(deepest, now)
+		case '}', ']':
+			now--
+		case '"':
+			i = endOfString(body, i)
+		}
+	}
+	return deepest
+}
+
+// endOfString returns the index of the quote that closes the string which
+// begins at body[start], or of the last byte where none does.
+func endOfString(body []byte, start int) int {
+	for at := start + 1; ; {
+		i := bytes.IndexByte(body[at:], '"')
+		if i < 0 {
+			return len(body) - 1
+		}
+		at += i
+		backslashes := 0
+		for j := at - 1; j > start && body[j] == '\\'; j-- {
+			backslashes++
+		}
+		if backslashes%2 == 0 {
+			return at
+		}
+		at++
+	}
+}

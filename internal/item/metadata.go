@@ -1,0 +1,86 @@
+package item
+
+import "time"
+
+// Metadata is what a store knows of an item besides its value.
+type Metadata struct {
+	Key         Key
+	Bytes       int64         // charged size
+	TTL         TTL           // as given at the last write or touch
+	Remaining   time.Duration // until it expires, by the database's clock at the time of the read; 0 where TTL is 0
+	Expires     time.Time     // zero where it never expires
+	Created     time.Time
+	Updated     time.Time // of the last write of the value
+	Accessed    time.Time
+	AccessCount int64
+	ETag        string // opaque tag, without the quotes
+	Version     int64  // 1 at the first write, one more at each that follows
+}
+
+// Stored is an item as it was read.
+type Stored struct {
+	Metadata
+	JSON []byte // the value, as in Value.JSON; never changed by anyone
+}
+
+// Summary is what a list says of a component or a block: its metadata and its
+// small fields. What the item does not have is nil.
+type Summary struct {
+	Metadata
+	Component *Component // without SourceCode, DemoCode and Metadata
+	Block     *Block     // without Files and Structure
+}
+
+// Counts counts items by kind.
+type Counts struct {
+	Components int64
+	Blocks     int64
+	Entries    int64
+}
+
+// Total returns the sum over the kinds.
+func (c Counts) Total() int64 { return c.Components + c.Blocks + c.Entries }
+
+// Usage is how many items there are and what they are charged, by kind.
+type Usage struct {
+	Items Counts
+	Bytes Counts
+}
+
+// Add adds items and bytes of one kind.
+func (u *Usage) Add(kind Kind, items, bytes int64) {
+	switch kind {
+	case KindComponent:
+		u.Items.Components += items
+		u.Bytes.Components += bytes
+	case KindBlock:
+		u.Items.Blocks += items
+		u.Bytes.Blocks += bytes
+	case KindEntry:
+		u.Items.Entries += items
+		u.Bytes.Entries += bytes
+	}
+}
+
+// Plus returns the sum of two usages.
+func (u Usage) Plus(other Usage) Usage {
+	for _, kind := range []struct {
+		kind         Kind
+		items, bytes int64
+	}{
+		{KindComponent, other.Items.Components, other.Bytes.Components},
+		{KindBlock, other.Items.Blocks, other.Bytes.Blocks},
+		{KindEntry, other.Items.Entries, other.Bytes.Entries},
+	} {
+		u.Add(kind.kind, kind.items, kind.bytes)
+	}
+	return u
+}
+
+// FrameworkUsage is what one framework holds.
+type FrameworkUsage struct {
+	Framework  string
+	Components int64
+	Blocks     int64
+	Bytes      int64
+}
