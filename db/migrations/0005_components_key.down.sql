@@ -1,0 +1,1 @@
+DROP INDEX components_key_idx;

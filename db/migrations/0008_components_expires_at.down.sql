@@ -1,0 +1,1 @@
+DROP INDEX components_expires_at_idx;

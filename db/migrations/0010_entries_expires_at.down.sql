@@ -1,0 +1,1 @@
+DROP INDEX entries_expires_at_idx;
