@@ -1,0 +1,54 @@
+package repo
+
+import (
+	"context"
+
+	"github.com/stockroom/stockroom/internal/item"
+	"github.com/stockroom/stockroom/internal/txn"
+)
+
+// Get reads one item with its value, by its primary key. An item that there is
+// not, or that has expired, is item.ErrNotFound.
+func Get(ctx context.Context, u *txn.Unit, key item.Key) (item.Stored, error) {
+	t := tableOf(key.Kind())
+	return queryOne(ctx, u, t.scanStored,
+		`SELECT `+metadataColumns+prefixed(t.value)+` FROM `+t.name+` t WHERE `+t.where()+` AND `+alive,
+		t.identityArgs(key)...)
+}
+
+// GetMany reads the items of keys that there are, one statement a kind. They
+// come in no particular order.
+func GetMany(ctx context.Context, u *txn.Unit, keys []item.Key) ([]item.Stored, error) {
+	groups := byTable(keys)
+	found := make([]item.Stored, 0, len(keys))
+	for _, t := range tables {
+		if len(groups[t]) == 0 {
+			continue
+		}
+		stored, err := query(ctx, u, t.scanStored,
+			`SELECT `+metadataColumns+prefixed(t.value)+` FROM `+t.name+` t WHERE t.key = ANY($1) AND `+alive, groups[t])
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, stored...)
+	}
+	return found, nil
+}
+
+// Metadata reads what is known of one item besides its value. An item that there
+// is not is item.ErrNotFound.
+func Metadata(ctx context.Context, u *txn.Unit, key item.Key) (item.Metadata, error) {
+	return metadataOf(ctx, u, key, ``)
+}
+
+// Lock is Metadata, and keeps anybody else from changing the item until the unit ends.
+func Lock(ctx context.Context, u *txn.Unit, key item.Key) (item.Metadata, error) {
+	return metadataOf(ctx, u, key, ` FOR UPDATE`)
+}
+
+func metadataOf(ctx context.Context, u *txn.Unit, key item.Key, suffix string) (item.Metadata, error) {
+	t := tableOf(key.Kind())
+	return queryOne(ctx, u, scanMetadata,
+		`SELECT `+metadataColumns+` FROM `+t.name+` t WHERE `+t.where()+` AND `+alive+suffix,
+		t.identityArgs(key)...)
+}

@@ -1,0 +1,263 @@
+package repo
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/stockroom/stockroom/internal/item"
+	"github.com/stockroom/stockroom/internal/txn"
+)
+
+// Write is one item to be stored.
+type Write struct {
+	Value item.Value
+	TTL   item.TTL
+	// CreateOnly leaves an item that stands under the key as it is.
+	CreateOnly bool
+}
+
+// Written is what became of a Write.
+type Written struct {
+	item.Metadata
+	// Created says that there was no such item before, or only an expired one.
+	Created bool
+}
+
+// Upsert stores writes, whose keys differ from each other, and returns what was
+// written by key: a CreateOnly write that found an item is missing there. It
+// also returns by how much the usage has changed, which the caller owes to
+// AddUsage.
+func Upsert(ctx context.Context, u *txn.Unit, writes []Write) (map[item.Key]Written, item.Usage, error) {
+	groups := make(map[*table][]Write, len(tables))
+	for _, w := range writes {
+		t := tableOf(w.Value.Key.Kind())
+		groups[t] = append(groups[t], w)
+	}
+	var batch pgx.Batch
+	written := make(map[item.Key]Written, len(writes))
+	var usage item.Usage
+	for _, t := range tables {
+		group := groups[t]
+		slices.SortFunc(group, func(a, b Write) int { return cmp.Compare(a.Value.Key.String(), b.Value.Key.String()) })
+		for len(group) > 0 {
+			n := statementRows(group)
+			sql, args := t.upsertStatement(group[:n])
+			batch.Queue(sql, args...).Query(func(rows pgx.Rows) error {
+				return t.collectWritten(rows, written, &usage)
+			})
+			group = group[n:]
+		}
+	}
+	results, err := u.SendBatch(ctx, &batch)
+	if err != nil {
+		return nil, item.Usage{}, err
+	}
+	return written, usage, results.Close()
+}
+
+// maxStatementRows bounds the parameters of a statement, of which PostgreSQL
+// takes 65,535.
+const maxStatementRows = 128
+
+// statementRows says how many of the first writes go into one statement: a power
+// of two, so that few different statements are prepared, of one mode.
+func statementRows(writes []Write) int {
+	same := 1
+	for same < len(writes) && writes[same].CreateOnly == writes[0].CreateOnly {
+		same++
+	}
+	n := 1
+	for n*2 <= min(same, maxStatementRows) {
+		n *= 2
+	}
+	return n
+}
+
+// upsertSQL is a table's upsert for any number of rows; its texts are made once.
+type upsertSQL struct {
+	once    sync.Once
+	columns int    // parameters a row
+	head    string // up to VALUES
+	tail    string // behind the rows
+	texts   sync.Map
+}
+
+type upsertShape struct {
+	rows       int
+	createOnly bool
+}
+
+// upsertStatement returns the statement that stores writes, with its arguments.
+func (t *table) upsertStatement(writes []Write) (string, []any) {
+	t.upsert.once.Do(t.prepareUpsert)
+	args := make([]any, 0, len(writes)*t.upsert.columns)
+	for i := range writes {
+		w := &writes[i]
+		args = append(args, t.identityArgs(w.Value.Key)...)
+		args = append(args, t.valueArgs(&w.Value)...)
+		args = append(args, w.Value.Bytes, w.Value.ETag, int64(w.TTL))
+	}
+	shape := upsertShape{rows: len(writes), createOnly: writes[0].CreateOnly}
+	if sql, ok := t.upsert.texts.Load(shape); ok {
+		return sql.(string), args //nolint:forcetypeassert // only strings are stored
+	}
+	sql := t.upsertText(shape)
+	t.upsert.texts.Store(shape, sql)
+	return sql, args
+}
+
+func (t *table) prepareUpsert() {
+	params := slices.Concat(t.identity, t.value, []string{"bytes", "etag", "ttl_seconds"})
+	t.upsert.columns = len(params)
+	t.upsert.head = `INSERT INTO ` + t.name + ` AS t (` + strings.Join(params, ", ") +
+		`, created_at, updated_at, cached_at, accessed_at, expires_at) VALUES `
+
+	set := make([]string, 0, len(t.value))
+	for _, column := range t.value {
+		set = append(set, column+" = excluded."+column)
+	}
+	// An item that has expired is not there any more: what takes its row is a
+	// first write. The clock is excluded.updated_at, the statement's own now().
+	const expired = `t.expires_at <= excluded.updated_at`
+	t.upsert.tail = ` ON CONFLICT (` + strings.Join(t.identity, ", ") + `) DO UPDATE SET ` + strings.Join(set, ", ") + `,
+		prev_bytes = t.bytes, bytes = excluded.bytes, etag = excluded.etag, ttl_seconds = excluded.ttl_seconds,
+		version = CASE WHEN ` + expired + ` THEN 1 ELSE t.version + 1 END,
+		created_at = CASE WHEN ` + expired + ` THEN excluded.created_at ELSE t.created_at END,
+		updated_at = excluded.updated_at, cached_at = excluded.cached_at, accessed_at = excluded.accessed_at,
+		access_count = CASE WHEN ` + expired + ` THEN 1 ELSE t.access_count + 1 END,
+		expires_at = excluded.expires_at`
+}
+
+func (t *table) upsertText(shape upsertShape) string {
+	var b strings.Builder
+	b.WriteString(t.upsert.head)
+	for row := range shape.rows {
+		if row > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteByte('(')
+		first := row*t.upsert.columns + 1
+		for column := range t.upsert.columns {
+			fmt.Fprintf(&b, "$%d, ", first+column)
+		}
+		fmt.Fprintf(&b, "now(), now(), now(), now(), now() + nullif($%d::bigint, 0) * interval '1 second')", first+t.upsert.columns-1)
+	}
+	b.WriteString(t.upsert.tail)
+	if shape.createOnly {
+		b.WriteString(` WHERE t.expires_at <= excluded.updated_at`)
+	}
+	b.WriteString(` RETURNING t.prev_bytes, ` + metadataColumns)
+	return b.String()
+}
+
+// collectWritten reads the rows of an upsert.
+func (t *table) collectWritten(rows pgx.Rows, written map[item.Key]Written, usage *item.Usage) error {
+	for rows.Next() {
+		var r metadataRow
+		var before *int64
+		if err := rows.Scan(append([]any{&before}, r.dests()...)...); err != nil {
+			return err
+		}
+		metadata, err := r.finish()
+		if err != nil {
+			return err
+		}
+		written[metadata.Key] = Written{Metadata: metadata, Created: metadata.Version == 1}
+		if before == nil {
+			usage.Add(t.kind, 1, metadata.Bytes)
+		} else {
+			usage.Add(t.kind, 0, metadata.Bytes-*before)
+		}
+	}
+	return rows.Err()
+}
+
+// Delete deletes the items of keys and returns those that there were. Rows of
+// expired items go too, but count as not there. The second result is the change
+// of the usage, which the caller owes to AddUsage.
+func Delete(ctx context.Context, u *txn.Unit, keys []item.Key) ([]item.Key, item.Usage, error) {
+	groups := byTable(keys)
+	var deleted []item.Key
+	var usage item.Usage
+	for _, t := range tables {
+		if len(groups[t]) == 0 {
+			continue
+		}
+		rows, err := query(ctx, u, pgx.RowToStructByPos[deletedRow],
+			`DELETE FROM `+t.name+` t WHERE t.key = ANY($1) RETURNING t.key, t.bytes, `+alive, groups[t])
+		if err != nil {
+			return nil, item.Usage{}, err
+		}
+		for _, row := range rows {
+			usage.Add(t.kind, -1, -row.Bytes)
+			if !row.Alive {
+				continue
+			}
+			key, err := item.ParseKey(row.Key)
+			if err != nil {
+				return nil, item.Usage{}, err
+			}
+			deleted = append(deleted, key)
+		}
+	}
+	return deleted, usage, nil
+}
+
+type deletedRow struct {
+	Key   string
+	Bytes int64
+	Alive bool
+}
+
+// Touch gives an item ttl from now on, or its own TTL anew where ttl is nil, and
+// returns its metadata. An item that there is not is item.ErrNotFound.
+func Touch(ctx context.Context, u *txn.Unit, key item.Key, ttl *item.TTL) (item.Metadata, error) {
+	t := tableOf(key.Kind())
+	args := t.identityArgs(key)
+	next := fmt.Sprintf("coalesce($%d::bigint, t.ttl_seconds)", len(args)+1)
+	return queryOne(ctx, u, scanMetadata,
+		`UPDATE `+t.name+` t SET ttl_seconds = `+next+`, cached_at = now(),
+			expires_at = now() + nullif(`+next+`, 0) * interval '1 second'
+			WHERE `+t.where()+` AND `+alive+` RETURNING `+metadataColumns,
+		append(args, (*int64)(ttl))...)
+}
+
+// LockAll keeps everybody else from writing any item until the unit ends, and
+// waits for those who are writing. Reads go on.
+func LockAll(ctx context.Context, u *txn.Unit) error {
+	for _, t := range tables {
+		// EXCLUSIVE also waits for FOR UPDATE, so that nobody who holds a row's lock
+		// can be waiting for this unit.
+		if _, err := u.Exec(ctx, `LOCK TABLE `+t.name+` IN EXCLUSIVE MODE`); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Clear deletes the items whose keys match pattern, after LockAll, and returns
+// how many there were, with the change of the usage, which the caller owes to
+// AddUsage or, where nothing is left, to ResetUsage.
+func Clear(ctx context.Context, u *txn.Unit, pattern item.Pattern) (item.Counts, item.Usage, error) {
+	var cleared, usage item.Usage
+	for _, t := range tables {
+		row, err := queryOne(ctx, u, pgx.RowToStructByPos[clearedRow],
+			`WITH gone AS (DELETE FROM `+t.name+` t WHERE `+keyRange+` AND t.key LIKE $4 RETURNING t.bytes, `+alive+` AS alive)
+			SELECT count(*), count(*) FILTER (WHERE alive), coalesce(sum(bytes), 0)::bigint FROM gone`,
+			append(rangeArgs(pattern.Prefix(), ""), pattern.Like())...)
+		if err != nil {
+			return item.Counts{}, item.Usage{}, err
+		}
+		cleared.Add(t.kind, row.Alive, 0)
+		usage.Add(t.kind, -row.Rows, -row.Bytes)
+	}
+	return cleared.Items, usage, nil
+}
+
+type clearedRow struct{ Rows, Alive, Bytes int64 }

@@ -1,0 +1,240 @@
+// Package txn is the unit of work: it runs a function in one database
+// transaction, retries it where the database asks for that, commits or rolls
+// back, and runs what hangs on the commit afterwards. A *Unit is the only way to
+// run SQL.
+package txn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/stockroom/stockroom/internal/limit"
+)
+
+// What a unit of work can end with besides its function's own error.
+var (
+	// ErrUnavailable says that the database cannot be reached or cannot work:
+	// nothing of the unit has been committed.
+	ErrUnavailable = errors.New("txn: the database is unavailable")
+	// ErrCommitUnknown says that the connection was lost while committing: the
+	// unit is either committed whole or not at all, and nobody here knows which.
+	ErrCommitUnknown = errors.New("txn: the outcome of the commit is unknown")
+	// ErrContention says that other transactions were in the way for as many
+	// times as a unit is tried; nothing of it has been committed.
+	ErrContention = errors.New("txn: too much contention")
+	// ErrNested says that a unit was begun inside another one.
+	ErrNested = errors.New("txn: a unit of work inside a unit of work")
+	// ErrUnitEnded says that a unit was used after its end.
+	ErrUnitEnded = errors.New("txn: the unit of work has ended")
+	// ErrOneStatement says that a unit of ReadOne ran a second statement.
+	ErrOneStatement = errors.New("txn: this unit of work has one statement only")
+)
+
+const (
+	maxTries     = 10
+	firstBackoff = 2 * time.Millisecond
+	maxBackoff   = 200 * time.Millisecond
+	// How long a rollback may take once the caller is gone.
+	rollbackTimeout = 5 * time.Second
+	// How long a commit may take once the caller is gone or has no deadline.
+	commitTimeout = 30 * time.Second
+)
+
+// Connections gives out connections to the database.
+type Connections interface {
+	Acquire(ctx context.Context) (*pgxpool.Conn, error)
+}
+
+// Manager runs units of work. Its methods may be called by several goroutines.
+type Manager struct {
+	connections Connections
+	gate        *limit.Gate
+	log         *slog.Logger
+}
+
+// New returns a manager of units on connections. Each transaction takes a slot
+// of gate from before it gets its connection until it has ended; a nil gate is
+// for work in the background, which has connections of its own.
+func New(connections Connections, gate *limit.Gate, log *slog.Logger) *Manager {
+	return &Manager{connections: connections, gate: gate, log: log}
+}
+
+// acquire takes a slot and a connection. The caller must call release.
+func (m *Manager) acquire(ctx context.Context) (conn *pgxpool.Conn, release func(), err error) {
+	var slot *limit.Slot
+	if m.gate != nil {
+		if slot, err = m.gate.Acquire(ctx); err != nil {
+			return nil, nil, err
+		}
+	}
+	conn, err = m.connections.Acquire(ctx)
+	if err != nil {
+		if slot != nil {
+			slot.Release()
+		}
+		return nil, nil, unavailable(ctx, "get a connection", err)
+	}
+	return conn, func() {
+		conn.Release()
+		if slot != nil {
+			slot.Release()
+		}
+	}, nil
+}
+
+// Do runs fn in one transaction at READ COMMITTED and commits it where fn
+// returns nil; else nothing that fn did remains, and fn's error comes back.
+//
+// After a serialization failure (SQLSTATE 40001) or a deadlock (40P01) fn runs
+// again in a new transaction, so it must set, not add to, what it captures. The
+// hooks of a run that was rolled back are dropped with it.
+func (m *Manager) Do(ctx context.Context, fn func(context.Context, *Unit) error) error {
+	return m.run(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}, fn)
+}
+
+// DoRepeatable is Do at REPEATABLE READ: every statement sees the database as it
+// was at the first one, and a row that somebody else has changed since fails the
+// transaction, which is then tried again.
+func (m *Manager) DoRepeatable(ctx context.Context, fn func(context.Context, *Unit) error) error {
+	return m.run(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadWrite}, fn)
+}
+
+// Read runs fn in a read-only transaction whose statements all see one snapshot.
+func (m *Manager) Read(ctx context.Context, fn func(context.Context, *Unit) error) error {
+	return m.run(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, fn)
+}
+
+// ReadOne runs fn, which reads with a single statement: PostgreSQL makes that a
+// transaction by itself, which saves the two round trips of BEGIN and COMMIT. A
+// second statement is an error.
+func (m *Manager) ReadOne(ctx context.Context, fn func(context.Context, *Unit) error) error {
+	return m.retry(ctx, func(ctx context.Context) error {
+		conn, release, err := m.acquire(ctx)
+		if err != nil {
+			return err
+		}
+		defer release()
+		unit := &Unit{sql: conn, single: true}
+		defer unit.end()
+		return classify(ctx, fn(ctx, unit))
+	})
+}
+
+func (m *Manager) run(ctx context.Context, options pgx.TxOptions, fn func(context.Context, *Unit) error) error {
+	return m.retry(ctx, func(ctx context.Context) error { return m.once(ctx, options, fn) })
+}
+
+type insideKey struct{}
+
+// retry calls try until it ends in something else than a conflict with another
+// transaction. Nothing is held while it waits.
+func (m *Manager) retry(ctx context.Context, try func(context.Context) error) error {
+	if ctx.Value(insideKey{}) != nil {
+		return ErrNested
+	}
+	inside := context.WithValue(ctx, insideKey{}, true)
+	var waits backoff.BackOff
+	for tries := 1; ; tries++ {
+		err := try(inside)
+		if !isConflict(err) {
+			return err
+		}
+		if tries == maxTries {
+			return fmt.Errorf("%w after %d tries: %w", ErrContention, tries, err)
+		}
+		if waits == nil {
+			waits = &backoff.ExponentialBackOff{
+				InitialInterval: firstBackoff, MaxInterval: maxBackoff,
+				Multiplier: 2, RandomizationFactor: 0.5,
+			}
+			waits.Reset()
+		}
+		wait := waits.NextBackOff()
+		m.log.DebugContext(ctx, "retrying a transaction", "try", tries, "wait", wait, "error", err)
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		}
+	}
+}
+
+// once runs fn in one transaction, once.
+func (m *Manager) once(ctx context.Context, options pgx.TxOptions, fn func(context.Context, *Unit) error) error {
+	conn, release, err := m.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	tx, err := conn.BeginTx(ctx, options)
+	if err != nil {
+		return unavailable(ctx, "begin", err)
+	}
+	unit := &Unit{sql: tx}
+	defer unit.end()
+	committed := false
+	defer func() {
+		// Not only for errors: a panic in fn must not leave a transaction open on
+		// a connection that goes back to the pool.
+		if !committed {
+			m.rollback(ctx, tx)
+		}
+	}()
+	if err := fn(ctx, unit); err != nil {
+		return classify(ctx, err)
+	}
+	unit.end()
+	committed = true // or unknown: in both cases there is nothing to roll back
+	if err := commit(ctx, tx); err != nil {
+		if errors.Is(err, ErrCommitUnknown) {
+			unit.runHooks(unit.inDoubt)
+		}
+		return err
+	}
+	unit.runHooks(unit.afterCommit)
+	return nil
+}
+
+// rollback does not depend on the caller's context: the caller may be gone, and
+// a transaction that is left open would keep its locks.
+func (m *Manager) rollback(ctx context.Context, tx pgx.Tx) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
+	defer cancel()
+	if err := tx.Rollback(ctx); err != nil && !errors.Is(err, pgx.ErrTxClosed) {
+		// pgx has closed the connection, which rolls back as well.
+		m.log.DebugContext(ctx, "rollback", "error", err)
+	}
+}
+
+// commit outlives a caller that leaves, but not the caller's deadline: a commit
+// that is cancelled half-way would have an unknown outcome for no good reason.
+func commit(ctx context.Context, tx pgx.Tx) error {
+	if err := ctx.Err(); err != nil {
+		rollbackCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
+		defer cancel()
+		return errors.Join(err, ignoreClosed(tx.Rollback(rollbackCtx)))
+	}
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(commitTimeout)
+	}
+	detached, cancel := context.WithDeadline(context.WithoutCancel(ctx), deadline)
+	defer cancel()
+	return commitError(tx.Commit(detached))
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, pgx.ErrTxClosed) {
+		return nil
+	}
+	return err
+}
