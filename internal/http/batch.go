@@ -1,0 +1,232 @@
+package http
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/stockroom/stockroom/internal/item"
+)
+
+func (s *server) mget(w http.ResponseWriter, r *http.Request) error {
+	keys, err := s.readKeys(w, r)
+	if err != nil {
+		return err
+	}
+	found, err := s.store.GetMany(r.Context(), keys)
+	if err != nil {
+		return err
+	}
+	values := make(map[item.Key][]byte, len(found))
+	size := 64
+	for _, stored := range found {
+		values[stored.Key] = stored.JSON
+		size += len(stored.JSON) + len(stored.Key.String()) + 8
+	}
+	body, err := appendMget(make([]byte, 0, size), keys, values)
+	if err != nil {
+		return err
+	}
+	writeBytes(w, http.StatusOK, body)
+	return nil
+}
+
+// appendMget writes MgetResponse around the stored bytes of values, in the order
+// in which the keys were asked for.
+func appendMget(out []byte, keys []item.Key, values map[item.Key][]byte) ([]byte, error) {
+	var err error
+	out = append(out, `{"items":{`...)
+	missing := make([]item.Key, 0, len(keys)-len(values))
+	first := true
+	for _, key := range keys {
+		value, ok := values[key]
+		if !ok {
+			missing = append(missing, key)
+			continue
+		}
+		if !first {
+			out = append(out, ',')
+		}
+		first = false
+		if out, err = jsontext.AppendQuote(out, key.String()); err != nil {
+			return nil, fmt.Errorf("encode a key: %w", err)
+		}
+		out = append(append(out, ':'), value...)
+	}
+	out = append(out, `},"missing":[`...)
+	for i, key := range missing {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		if out, err = jsontext.AppendQuote(out, key.String()); err != nil {
+			return nil, fmt.Errorf("encode a key: %w", err)
+		}
+	}
+	return append(out, "]}"...), nil
+}
+
+func (s *server) mset(w http.ResponseWriter, r *http.Request) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
+	body, err := s.readBody(w, r)
+	if err != nil {
+		return err
+	}
+	values, ttl, err := s.parseMset(body)
+	if err != nil {
+		return err
+	}
+	if err := s.store.PutMany(r.Context(), values, ttl); err != nil {
+		return err
+	}
+	return s.writeJSON(w, http.StatusOK, MsetResponse{Stored: int64(len(values))})
+}
+
+// parseMset reads MsetRequest. Where entries are bad, the error is a
+// item.Faults with one of each.
+func (s *server) parseMset(body []byte) ([]item.Value, *item.TTL, error) {
+	var (
+		values  []item.Value
+		faults  item.Faults
+		ttl     *item.TTL
+		present bool
+	)
+	err := item.Decode(body, func(dec *jsontext.Decoder) error {
+		return item.ReadObject(dec, func(name string) (err error) {
+			switch name {
+			case "ttl":
+				ttl, err = readTTL(dec)
+			case "entries":
+				present = true
+				values, faults, err = s.readEntries(dec)
+			default:
+				err = item.UnknownField(dec, name)
+			}
+			return err
+		})
+	})
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case !present:
+		return nil, nil, &apiError{codeInvalidBatch, `the field "entries" is required`}
+	case len(values)+len(faults) > s.config.MaxBatch:
+		return nil, nil, s.tooManyKeys(len(values) + len(faults))
+	case len(faults) > 0:
+		return nil, nil, faults
+	}
+	return values, ttl, nil
+}
+
+// readEntries reads an object of values by key. Each that breaks a rule is a
+// fault, and reading goes on behind it.
+func (s *server) readEntries(dec *jsontext.Decoder) (values []item.Value, faults item.Faults, err error) {
+	err = item.ReadObject(dec, func(name string) error {
+		if len(values)+len(faults) > s.config.MaxBatch {
+			values, faults = append(values, item.Value{}), nil // only counted from here on
+			return dec.SkipValue()
+		}
+		key, err := item.ParseKey(name)
+		if err != nil {
+			if skipErr := dec.SkipValue(); skipErr != nil {
+				return skipErr
+			}
+			faults = append(faults, asFault(err, name, string(dec.StackPointer())))
+			return nil
+		}
+		value, err := item.Read(dec, key)
+		var fault *item.Fault
+		switch {
+		case errors.As(err, &fault):
+			fault.Key = name
+			faults = append(faults, fault)
+		case err != nil:
+			return err
+		default:
+			values = append(values, value)
+		}
+		return nil
+	})
+	return values, faults, err
+}
+
+func (s *server) mdelete(w http.ResponseWriter, r *http.Request) error {
+	keys, err := s.readKeys(w, r)
+	if err != nil {
+		return err
+	}
+	deleted, err := s.store.DeleteMany(r.Context(), keys)
+	if err != nil {
+		return err
+	}
+	return s.writeJSON(w, http.StatusOK, MdeleteResponse{Deleted: int64(deleted)})
+}
+
+// readKeys reads `{keys}` and returns the keys without duplicates, in their order.
+func (s *server) readKeys(w http.ResponseWriter, r *http.Request) ([]item.Key, error) {
+	if _, err := query(r); err != nil {
+		return nil, err
+	}
+	body, err := s.readBody(w, r)
+	if err != nil {
+		return nil, err
+	}
+	var texts []string
+	present := false
+	err = item.Decode(body, func(dec *jsontext.Decoder) error {
+		return item.ReadObject(dec, func(name string) (err error) {
+			if name != "keys" {
+				return item.UnknownField(dec, name)
+			}
+			present = true
+			texts, err = item.ReadStrings(dec)
+			return err
+		})
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case !present:
+		return nil, &apiError{codeInvalidBatch, `the field "keys" is required`}
+	case len(texts) > s.config.MaxBatch:
+		return nil, s.tooManyKeys(len(texts))
+	}
+	return parseKeys(texts)
+}
+
+func parseKeys(texts []string) ([]item.Key, error) {
+	var faults item.Faults
+	keys := make([]item.Key, 0, len(texts))
+	seen := make(map[item.Key]struct{}, len(texts))
+	for i, text := range texts {
+		key, err := item.ParseKey(text)
+		if err != nil {
+			faults = append(faults, asFault(err, text, fmt.Sprintf("/keys/%d", i)))
+			continue
+		}
+		if _, twice := seen[key]; !twice {
+			seen[key] = struct{}{}
+			keys = append(keys, key)
+		}
+	}
+	if len(faults) > 0 {
+		return nil, faults
+	}
+	return slices.Clip(keys), nil
+}
+
+// asFault returns the fault of a key of a batch, with its place.
+func asFault(err error, key, pointer string) *item.Fault {
+	fault := &item.Fault{Code: item.CodeInvalidKey, Key: key, Detail: err.Error()}
+	errors.As(err, &fault)
+	fault.Pointer = pointer
+	return fault
+}
+
+func (s *server) tooManyKeys(n int) error {
+	return &apiError{codeBatchTooLarge, fmt.Sprintf("a batch has at most %d keys, this one has %d", s.config.MaxBatch, n)}
+}

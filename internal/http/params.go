@@ -1,0 +1,208 @@
+package http
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/stockroom/stockroom/internal/item"
+	"github.com/stockroom/stockroom/internal/store"
+)
+
+const (
+	defaultLimit = 100
+	maxLimit     = 1000
+)
+
+// pathParam returns a parameter of the route, percent-decoded once.
+func pathParam(r *http.Request, name string) (string, error) {
+	raw := chi.URLParam(r, name)
+	text, err := url.PathUnescape(raw)
+	if err != nil {
+		return "", &apiError{codeInvalidParameter, "the path has a broken percent-encoding"}
+	}
+	return text, nil
+}
+
+// itemKey returns the key that the request's path names.
+func itemKey(r *http.Request) (item.Key, error) {
+	text, err := pathParam(r, "key")
+	if err != nil {
+		return item.Key{}, err
+	}
+	return item.ParseKey(text)
+}
+
+// namedKey returns the key of a route with a framework and a name.
+func namedKey(r *http.Request, key func(framework, name string) (item.Key, error)) (item.Key, error) {
+	framework, err := pathParam(r, "framework")
+	if err != nil {
+		return item.Key{}, err
+	}
+	name, err := pathParam(r, "name")
+	if err != nil {
+		return item.Key{}, err
+	}
+	return key(framework, name)
+}
+
+// query returns the request's query parameters. One that is not known, or is
+// there twice, is refused: a mistyped ttl that were ignored would be data lost.
+func query(r *http.Request, known ...string) (url.Values, error) {
+	if r.URL.RawQuery == "" {
+		return nil, nil
+	}
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, &apiError{codeInvalidParameter, "the query cannot be read: it has a broken percent-encoding or a semicolon"}
+	}
+	for name, list := range values {
+		switch {
+		case !slices.Contains(known, name):
+			return nil, &apiError{codeInvalidParameter, fmt.Sprintf("there is no parameter %q here", name)}
+		case len(list) > 1:
+			return nil, &apiError{codeInvalidParameter, fmt.Sprintf("the parameter %q is there more than once", name)}
+		}
+	}
+	return values, nil
+}
+
+// ttlParam returns the parameter ttl, or nil where there is none.
+func ttlParam(values url.Values) (*item.TTL, error) {
+	if !values.Has("ttl") {
+		return nil, nil
+	}
+	ttl, err := item.ParseTTL(values.Get("ttl"))
+	if err != nil {
+		return nil, err
+	}
+	return &ttl, nil
+}
+
+// patternParam returns the parameter pattern; without one, that of every key.
+func patternParam(values url.Values) (item.Pattern, error) {
+	if !values.Has("pattern") {
+		return item.Pattern{}, nil
+	}
+	return item.ParsePattern(values.Get("pattern"))
+}
+
+// pageParams returns the page that limit and cursor name in a list of scope.
+func pageParams(values url.Values, scope string) (store.Page, error) {
+	page := store.Page{Limit: defaultLimit}
+	if values.Has("limit") {
+		limit, err := strconv.Atoi(values.Get("limit"))
+		if err != nil || limit < 1 || limit > maxLimit {
+			return store.Page{}, &apiError{codeInvalidParameter, fmt.Sprintf("limit must be an integer in 1 … %d", maxLimit)}
+		}
+		page.Limit = limit
+	}
+	if values.Has("cursor") {
+		after, err := parseCursor(scope, values.Get("cursor"))
+		if err != nil {
+			return store.Page{}, err
+		}
+		page.After = after
+	}
+	return page, nil
+}
+
+// precondition returns what the headers If-Match and If-None-Match require.
+func precondition(r *http.Request) (item.Precondition, error) {
+	ifMatch, err := tagsHeader(r, "If-Match")
+	if err != nil {
+		return item.Precondition{}, err
+	}
+	ifNoneMatch, err := tagsHeader(r, "If-None-Match")
+	if err != nil {
+		return item.Precondition{}, err
+	}
+	return item.Precondition{IfMatch: ifMatch, IfNoneMatch: ifNoneMatch}, nil
+}
+
+// tagsHeader parses `*` or a list of entity tags (RFC 9110, sections 8.8.3 and
+// 13.1); nil where the header is absent.
+func tagsHeader(r *http.Request, name string) (*item.Tags, error) {
+	lines := r.Header.Values(name)
+	if len(lines) == 0 {
+		return nil, nil
+	}
+	rest := strings.TrimSpace(strings.Join(lines, ","))
+	if rest == "*" {
+		return &item.Tags{Any: true}, nil
+	}
+	malformed := &apiError{codeInvalidHeader, name + ` must be * or a list of quoted entity tags such as "abc"`}
+	var tags item.Tags
+	for rest != "" {
+		if rest[0] == ',' { // empty elements are allowed (section 5.6.1)
+			rest = strings.TrimLeft(rest[1:], " \t")
+			continue
+		}
+		var tag item.Tag
+		rest, tag.Weak = strings.CutPrefix(rest, "W/")
+		if rest == "" || rest[0] != '"' {
+			return nil, malformed
+		}
+		end := strings.IndexByte(rest[1:], '"')
+		if end < 0 {
+			return nil, malformed
+		}
+		tag.Opaque = rest[1 : 1+end]
+		tags.List = append(tags.List, tag)
+		rest = strings.TrimLeft(rest[end+2:], " \t")
+		if rest != "" && rest[0] != ',' {
+			return nil, malformed
+		}
+	}
+	if len(tags.List) == 0 {
+		return nil, malformed
+	}
+	return &tags, nil
+}
+
+// readBody reads a JSON body within the limit. An empty one is empty, which only
+// some routes allow.
+func (s *server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if contentType := r.Header.Get("Content-Type"); contentType != "" {
+		mediaType, _, err := mime.ParseMediaType(contentType)
+		if err != nil || mediaType != "application/json" {
+			return nil, &apiError{codeUnsupportedMediaType, "the body must be application/json"}
+		}
+	}
+	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
+		return nil, &apiError{codeUnsupportedMediaType, "the body must not have a Content-Encoding"}
+	}
+	tooLarge := &apiError{codeBodyTooLarge, fmt.Sprintf("the body is larger than %d bytes", s.config.MaxBodyBytes)}
+	if r.ContentLength > s.config.MaxBodyBytes {
+		return nil, tooLarge
+	}
+	limited := http.MaxBytesReader(w, r.Body, s.config.MaxBodyBytes)
+	var body []byte
+	var err error
+	if r.ContentLength >= 0 {
+		// Growing a buffer step by step would cost large bodies more than all else.
+		body = make([]byte, r.ContentLength)
+		_, err = io.ReadFull(limited, body)
+	} else {
+		body, err = io.ReadAll(limited)
+	}
+	var overLimit *http.MaxBytesError
+	switch {
+	case errors.As(err, &overLimit):
+		return nil, tooLarge
+	case err != nil:
+		if ctxErr := r.Context().Err(); ctxErr != nil {
+			return nil, ctxErr
+		}
+		return nil, &apiError{item.CodeMalformedJSON, "the body ends before its Content-Length"}
+	}
+	return body, nil
+}

@@ -1,0 +1,91 @@
+package store
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/stockroom/stockroom/internal/item"
+	"github.com/stockroom/stockroom/internal/repo"
+	"github.com/stockroom/stockroom/internal/txn"
+)
+
+// marks gathers accesses, so that a read costs no write.
+type marks struct {
+	mu    sync.Mutex
+	byKey map[item.Key]mark
+}
+
+type mark struct {
+	count int64
+	last  time.Time
+}
+
+func (m *marks) add(key item.Key) {
+	now := time.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.byKey == nil {
+		m.byKey = make(map[item.Key]mark)
+	}
+	m.byKey[key] = mark{count: m.byKey[key].count + 1, last: now}
+}
+
+// take empties the marks.
+func (m *marks) take() map[item.Key]mark {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	taken := m.byKey
+	m.byKey = nil
+	return taken
+}
+
+// putBack returns marks that could not be written.
+func (m *marks) putBack(taken map[item.Key]mark) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for key, now := range m.byKey {
+		before := taken[key]
+		taken[key] = mark{count: before.count + now.count, last: now.last}
+	}
+	m.byKey = taken
+}
+
+// marksPerUnit bounds the transaction of a flush, so that writers never wait
+// long for one.
+const marksPerUnit = 1000
+
+// FlushMarks writes the accesses gathered so far. Those that could not be
+// written are kept for the next time.
+func (s *Store) FlushMarks(ctx context.Context) error {
+	taken := s.marks.take()
+	part := make(map[item.Key]mark, min(len(taken), marksPerUnit))
+	for len(taken) > 0 {
+		clear(part)
+		for key, mark := range taken {
+			if len(part) == marksPerUnit {
+				break
+			}
+			part[key] = mark
+		}
+		if err := s.applyMarks(ctx, part); err != nil {
+			s.marks.putBack(taken)
+			return err
+		}
+		for key := range part {
+			delete(taken, key)
+		}
+	}
+	return nil
+}
+
+func (s *Store) applyMarks(ctx context.Context, marks map[item.Key]mark) error {
+	return s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
+		now := time.Now()
+		list := make([]repo.Mark, 0, len(marks))
+		for key, mark := range marks {
+			list = append(list, repo.Mark{Key: key, Count: mark.count, Age: now.Sub(mark.last)})
+		}
+		return repo.ApplyMarks(ctx, u, list)
+	})
+}

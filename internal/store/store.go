@@ -1,0 +1,391 @@
+// Package store holds the operations on items: each is one unit of work over the
+// repositories. It knows no HTTP.
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/stockroom/stockroom/internal/item"
+	"github.com/stockroom/stockroom/internal/registry"
+	"github.com/stockroom/stockroom/internal/repo"
+	"github.com/stockroom/stockroom/internal/txn"
+)
+
+// Options are the rules of a store.
+type Options struct {
+	// DefaultTTL is for writes that name none.
+	DefaultTTL item.TTL
+}
+
+// Written is what became of a write.
+type Written = repo.Written
+
+// Store is the items of one database. Its methods may be called by several
+// goroutines. Besides the errors named at each, any of them can return those of
+// package txn and the error of its context.
+type Store struct {
+	units   *txn.Manager
+	options Options
+	marks   *marks
+}
+
+// New returns a store whose units of work units runs.
+func New(units *txn.Manager, options Options) *Store {
+	return &Store{units: units, options: options, marks: new(marks)}
+}
+
+// On returns the same store with its units of work run by units: for background
+// work, which must not wait behind requests.
+func (s *Store) On(units *txn.Manager) *Store {
+	background := *s
+	background.units = units
+	return &background
+}
+
+// Get reads an item and counts as an access to it. An item that there is not, or
+// that has expired, is item.ErrNotFound.
+func (s *Store) Get(ctx context.Context, key item.Key) (item.Stored, error) {
+	stored, err := s.read(ctx, key)
+	if err == nil {
+		s.marks.add(key)
+	}
+	return stored, err
+}
+
+func (s *Store) read(ctx context.Context, key item.Key) (stored item.Stored, err error) {
+	err = s.units.ReadOne(ctx, func(ctx context.Context, u *txn.Unit) error {
+		stored, err = repo.Get(ctx, u, key)
+		return err
+	})
+	return stored, err
+}
+
+// Metadata reads what is known of an item besides its value, which is no access.
+// An item that there is not is item.ErrNotFound.
+func (s *Store) Metadata(ctx context.Context, key item.Key) (metadata item.Metadata, err error) {
+	err = s.units.ReadOne(ctx, func(ctx context.Context, u *txn.Unit) error {
+		metadata, err = repo.Metadata(ctx, u, key)
+		return err
+	})
+	return metadata, err
+}
+
+// Put stores a value with ttl, or the default TTL where that is nil. Where the
+// item is not as required, nothing happens and the error is
+// item.ErrPreconditionFailed.
+func (s *Store) Put(ctx context.Context, value item.Value, ttl *item.TTL, required item.Precondition) (written Written, err error) {
+	write := repo.Write{Value: value, TTL: s.ttl(ttl)}
+	err = s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
+		var usage item.Usage
+		if written, usage, err = put(ctx, u, write, required); err != nil {
+			return err
+		}
+		return repo.AddUsage(ctx, u, usage)
+	})
+	return written, err
+}
+
+// put stores one item as required and returns the change of the usage.
+func put(ctx context.Context, u *txn.Unit, write repo.Write, required item.Precondition) (repo.Written, item.Usage, error) {
+	key := write.Value.Key
+	for {
+		if !required.None() {
+			exists, err := checkLocked(ctx, u, key, required)
+			if err != nil {
+				return repo.Written{}, item.Usage{}, err
+			}
+			// There is no row to lock where there is no item: should somebody else
+			// create it now, that must be looked at again, not overwritten.
+			write.CreateOnly = !exists
+		}
+		byKey, usage, err := repo.Upsert(ctx, u, []repo.Write{write})
+		if err != nil {
+			return repo.Written{}, item.Usage{}, err
+		}
+		if written, ok := byKey[key]; ok {
+			return written, usage, nil
+		}
+	}
+}
+
+// checkLocked locks an item where it exists and holds it against what is required.
+func checkLocked(ctx context.Context, u *txn.Unit, key item.Key, required item.Precondition) (exists bool, err error) {
+	metadata, err := repo.Lock(ctx, u, key)
+	if err != nil && !errors.Is(err, item.ErrNotFound) {
+		return false, err
+	}
+	exists = err == nil
+	if !required.Holds(exists, metadata.ETag) {
+		return exists, item.ErrPreconditionFailed
+	}
+	return exists, nil
+}
+
+// Delete deletes an item. One that there is not is item.ErrNotFound, whatever was
+// required (RFC 9110, section 13.2.1); one that is not as required stays, and the
+// error is item.ErrPreconditionFailed.
+func (s *Store) Delete(ctx context.Context, key item.Key, required item.Precondition) error {
+	return s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
+		if !required.None() {
+			metadata, err := repo.Lock(ctx, u, key)
+			if err != nil {
+				return err
+			}
+			if !required.Holds(true, metadata.ETag) {
+				return item.ErrPreconditionFailed
+			}
+		}
+		deleted, usage, err := repo.Delete(ctx, u, []item.Key{key})
+		if err != nil {
+			return err
+		}
+		if err := repo.AddUsage(ctx, u, usage); err != nil {
+			return err
+		}
+		if len(deleted) == 0 {
+			return item.ErrNotFound
+		}
+		return nil
+	})
+}
+
+// Touch gives an item ttl from now on, or its own TTL anew where ttl is nil. One
+// that there is not is item.ErrNotFound. It is no access.
+func (s *Store) Touch(ctx context.Context, key item.Key, ttl *item.TTL) (metadata item.Metadata, err error) {
+	err = s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
+		metadata, err = repo.Touch(ctx, u, key, ttl)
+		return err
+	})
+	return metadata, err
+}
+
+// Page is a part of an ordered list.
+type Page struct {
+	After string // key behind which it begins; "": at the beginning
+	Limit int    // entries at most
+}
+
+// Keys returns a page of the keys that match pattern, in the order of their
+// bytes, and whether more follow.
+func (s *Store) Keys(ctx context.Context, pattern item.Pattern, page Page) (keys []string, more bool, err error) {
+	err = s.units.ReadOne(ctx, func(ctx context.Context, u *txn.Unit) error {
+		keys, err = repo.Keys(ctx, u, pattern, page.After, page.Limit+1)
+		return err
+	})
+	keys, more = cut(keys, page.Limit)
+	return keys, more, err
+}
+
+// List returns a page of the components or the blocks of a framework, in the
+// order of their names, and whether more follow. A category other than nil
+// restricts blocks to it.
+func (s *Store) List(ctx context.Context, kind item.Kind, framework string, category *string, page Page) (list []item.Summary, more bool, err error) {
+	err = s.units.ReadOne(ctx, func(ctx context.Context, u *txn.Unit) error {
+		list, err = repo.List(ctx, u, kind, framework, category, page.After, page.Limit+1)
+		return err
+	})
+	list, more = cut(list, page.Limit)
+	return list, more, err
+}
+
+// cut shortens a list that was read with one entry more than the limit.
+func cut[T any](list []T, limit int) ([]T, bool) {
+	if len(list) > limit {
+		return list[:limit], true
+	}
+	return list, false
+}
+
+// Frameworks returns what each framework holds, in the order of their names.
+func (s *Store) Frameworks(ctx context.Context) (frameworks []item.FrameworkUsage, err error) {
+	err = s.units.ReadOne(ctx, func(ctx context.Context, u *txn.Unit) error {
+		frameworks, err = repo.Frameworks(ctx, u)
+		return err
+	})
+	return frameworks, err
+}
+
+// Clear deletes the items whose keys match pattern, all or none, and returns how
+// many there were. No batch that is written meanwhile is cleared in part.
+func (s *Store) Clear(ctx context.Context, pattern item.Pattern) (cleared item.Counts, err error) {
+	err = s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
+		if err := repo.LockAll(ctx, u); err != nil {
+			return err
+		}
+		var usage item.Usage
+		cleared, usage, err = repo.Clear(ctx, u, pattern)
+		switch {
+		case err != nil:
+			return err
+		case pattern.MatchesAll():
+			return repo.ResetUsage(ctx, u)
+		default:
+			return repo.AddUsage(ctx, u, usage)
+		}
+	})
+	return cleared, err
+}
+
+// GetMany reads the items of keys that there are, from one snapshot, in no
+// particular order. It counts as an access to each.
+func (s *Store) GetMany(ctx context.Context, keys []item.Key) (found []item.Stored, err error) {
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	read := s.units.Read
+	if sameKind(keys) {
+		read = s.units.ReadOne // a single statement is a snapshot of its own
+	}
+	err = read(ctx, func(ctx context.Context, u *txn.Unit) error {
+		found, err = repo.GetMany(ctx, u, keys)
+		return err
+	})
+	for i := range found {
+		s.marks.add(found[i].Key)
+	}
+	return found, err
+}
+
+func sameKind(keys []item.Key) bool {
+	return !slices.ContainsFunc(keys, func(key item.Key) bool { return key.Kind() != keys[0].Kind() })
+}
+
+// PutMany stores values, whose keys differ from each other, with ttl, or the
+// default TTL where that is nil: all of them or none.
+func (s *Store) PutMany(ctx context.Context, values []item.Value, ttl *item.TTL) error {
+	if len(values) == 0 {
+		return nil
+	}
+	writes := make([]repo.Write, len(values))
+	for i, value := range values {
+		writes[i] = repo.Write{Value: value, TTL: s.ttl(ttl)}
+	}
+	return s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
+		_, usage, err := repo.Upsert(ctx, u, writes)
+		if err != nil {
+			return err
+		}
+		return repo.AddUsage(ctx, u, usage)
+	})
+}
+
+// DeleteMany deletes the items of keys that there are, all or none, and returns
+// how many there were.
+func (s *Store) DeleteMany(ctx context.Context, keys []item.Key) (n int, err error) {
+	if len(keys) == 0 {
+		return 0, nil
+	}
+	// At READ COMMITTED a batch that is written meanwhile could lose the items
+	// that already stood and keep those that it creates.
+	err = s.units.DoRepeatable(ctx, func(ctx context.Context, u *txn.Unit) error {
+		deleted, usage, err := repo.Delete(ctx, u, keys)
+		if err != nil {
+			return err
+		}
+		n = len(deleted)
+		return repo.AddUsage(ctx, u, usage)
+	})
+	return n, err
+}
+
+// Usage returns what is stored, by kind. Items that have expired count until
+// they are swept.
+func (s *Store) Usage(ctx context.Context) (usage item.Usage, err error) {
+	err = s.units.ReadOne(ctx, func(ctx context.Context, u *txn.Unit) error {
+		usage, err = repo.Usage(ctx, u)
+		return err
+	})
+	return usage, err
+}
+
+// Sweep deletes at most limit expired items of each kind and returns how many;
+// none where another server is sweeping.
+func (s *Store) Sweep(ctx context.Context, limit int) (n int, err error) {
+	err = s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
+		n = 0
+		mine, err := repo.TrySweepLock(ctx, u)
+		if err != nil || !mine {
+			return err
+		}
+		var usage item.Usage
+		if n, usage, err = repo.DeleteExpired(ctx, u, limit); err != nil {
+			return err
+		}
+		return repo.AddUsage(ctx, u, usage)
+	})
+	return n, err
+}
+
+// GetPublished reads the component or block that the registry view has under a
+// name. It counts as an access. One that there is not is item.ErrNotFound.
+func (s *Store) GetPublished(ctx context.Context, framework, name string) (item.Stored, error) {
+	component, block, err := publishedKeys(framework, name)
+	if err != nil {
+		return item.Stored{}, err
+	}
+	stored, err := s.Get(ctx, component)
+	if errors.Is(err, item.ErrNotFound) {
+		return s.Get(ctx, block)
+	}
+	return stored, err
+}
+
+// Publish stores a value made of a registry item, with ttl as in Put. Where an
+// item of the other kind has the name, the error is item.ErrConflict. The demo of
+// a component fills that component's demoCode; a component that is published
+// anew keeps the demoCode that it has.
+func (s *Store) Publish(ctx context.Context, value item.Value, ttl *item.TTL, required item.Precondition) (written Written, err error) {
+	component, block, err := publishedKeys(value.Key.Framework(), value.Key.Name())
+	if err != nil {
+		return repo.Written{}, err
+	}
+	other := block
+	if value.Key.Kind() == item.KindBlock {
+		other = component
+	}
+	err = s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
+		// A component and its demo are published one after the other, and so are an
+		// item and one of the other kind: what is decided here spans rows and tables.
+		if err := repo.LockName(ctx, u, value.Key.Framework(), registry.DemoBase(value.Key.Name())); err != nil {
+			return err
+		}
+		switch _, err := repo.Metadata(ctx, u, other); {
+		case err == nil:
+			return fmt.Errorf("%w: %s stands under this name", item.ErrConflict, other)
+		case !errors.Is(err, item.ErrNotFound):
+			return err
+		}
+		value, err := withStoredDemo(ctx, u, value)
+		if err != nil {
+			return err
+		}
+		var usage, filled item.Usage
+		if written, usage, err = put(ctx, u, repo.Write{Value: value, TTL: s.ttl(ttl)}, required); err != nil {
+			return err
+		}
+		if filled, err = fillDemo(ctx, u, value); err != nil {
+			return err
+		}
+		return repo.AddUsage(ctx, u, usage.Plus(filled))
+	})
+	return written, err
+}
+
+func publishedKeys(framework, name string) (component, block item.Key, err error) {
+	component, err = item.ComponentKey(framework, name)
+	if err != nil {
+		return item.Key{}, item.Key{}, err
+	}
+	block, err = item.BlockKey(framework, name)
+	return component, block, err
+}
+
+func (s *Store) ttl(ttl *item.TTL) item.TTL {
+	if ttl == nil {
+		return s.options.DefaultTTL
+	}
+	return *ttl
+}
