@@ -1,0 +1,141 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/stockroom/stockroom/internal/config"
+)
+
+const (
+	// readHeaderTimeout and idleTimeout keep connections that send nothing from
+	// being held for ever.
+	readHeaderTimeout = 10 * time.Second
+	idleTimeout       = 2 * time.Minute
+	maxHeaderBytes    = 64 << 10
+	// writeMargin is what an answer may take to be read beyond its request's time.
+	writeMargin = 10 * time.Second
+	// drainMargin is what cancelled requests get to give their answer.
+	drainMargin = time.Second
+	// freshGrace is how long a connection without a request is kept at shutdown.
+	freshGrace = 250 * time.Millisecond
+)
+
+// server is the listener with the HTTP server on it.
+type server struct {
+	listener net.Listener
+	http     *http.Server
+	handler  atomic.Pointer[http.Handler]
+	tls      bool
+	failed   chan error // gets the error that ends the server by itself
+	cancel   context.CancelFunc
+
+	mu    sync.Mutex
+	fresh map[net.Conn]struct{} // connections that have not sent a request yet
+}
+
+// listen begins to listen and to answer with handler.
+func listen(ctx context.Context, cfg config.Config, log *slog.Logger, handler http.Handler) (*server, error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", string(cfg.Addr))
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	// Requests outlive the signal that ends ctx: they are finished first.
+	requests, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	s := &server{
+		listener: listener,
+		tls:      cfg.TLS(),
+		failed:   make(chan error, 1),
+		cancel:   cancel,
+		fresh:    make(map[net.Conn]struct{}),
+	}
+	s.handle(handler)
+	s.http = &http.Server{
+		Handler:           http.HandlerFunc(s.serveHTTP),
+		ReadHeaderTimeout: readHeaderTimeout,
+		ReadTimeout:       cfg.RequestTimeout + readHeaderTimeout,
+		WriteTimeout:      cfg.RequestTimeout + writeMargin,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		BaseContext:       func(net.Listener) context.Context { return requests },
+		ConnState:         s.track,
+		// What net/http has to say is about single connections of clients.
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	go func() {
+		var err error
+		if s.tls {
+			err = s.http.ServeTLS(listener, cfg.TLSCertFile, cfg.TLSKeyFile)
+		} else {
+			err = s.http.Serve(listener)
+		}
+		if !errors.Is(err, http.ErrServerClosed) {
+			s.failed <- fmt.Errorf("serve: %w", err)
+		}
+	}()
+	return s, nil
+}
+
+// handle makes next answer the requests from now on.
+func (s *server) handle(next http.Handler) { s.handler.Store(&next) }
+
+func (s *server) serveHTTP(w http.ResponseWriter, r *http.Request) {
+	(*s.handler.Load()).ServeHTTP(w, r)
+}
+
+// address returns host and port that the server listens on.
+func (s *server) address() string { return s.listener.Addr().String() }
+
+func (s *server) url() string {
+	if s.tls {
+		return "https://" + s.address()
+	}
+	return "http://" + s.address()
+}
+
+// track keeps the connections on which no request has begun.
+func (s *server) track(conn net.Conn, state http.ConnState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if state == http.StateNew {
+		s.fresh[conn] = struct{}{}
+	} else {
+		delete(s.fresh, conn)
+	}
+}
+
+// drain stops accepting, waits at most grace for the requests in flight, cancels
+// those that are left and, should they not even then end before ctx does, cuts
+// their connections.
+func (s *server) drain(ctx context.Context, grace time.Duration) error {
+	graceful, cancel := context.WithTimeout(ctx, grace)
+	defer cancel()
+	// net/http would wait five seconds for a connection that has sent nothing,
+	// such as a browser's spare one. Whoever has connected to send gets a moment.
+	closeFresh := time.AfterFunc(freshGrace, s.closeFresh)
+	defer closeFresh.Stop()
+	err := s.http.Shutdown(graceful)
+	if err == nil {
+		return nil
+	}
+	s.cancel()
+	if err = s.http.Shutdown(ctx); err == nil {
+		return nil
+	}
+	return errors.Join(fmt.Errorf("requests are left behind: %w", err), s.http.Close())
+}
+
+func (s *server) closeFresh() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for conn := range s.fresh {
+		_ = conn.Close() // already closed is as good
+	}
+}
