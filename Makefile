@@ -1,0 +1,97 @@
+# Everything is done through this file; .ci/run calls the same targets.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The version is passed by -ldflags, so a missing git or a foreign owner of the
+# folder is no reason to fail.
+export GOFLAGS := $(strip $(shell go env GOFLAGS 2>/dev/null) -buildvcs=false)
+
+TOOL := go tool -modfile=tools/go.mod
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS = -s -w -X github.com/stockroom/stockroom/internal/buildinfo.Version=$(VERSION)
+
+IMAGE ?= stockroom:dev
+GO_IMAGE ?= golang:1.26
+RUNTIME_IMAGE ?= scratch
+
+SERVER ?= http://127.0.0.1:8080
+FRAMEWORK ?= react
+FOLDER ?= examples/registry
+
+.PHONY: help
+help: ## show this help
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z\/-]*:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+##  Use
+
+.PHONY: run
+run: build ## start the server on its own PostgreSQL (or on DATABASE_URL)
+	@scripts/run.sh
+
+.PHONY: import
+import: build ## load a folder of registry items: SERVER=, FRAMEWORK=, FOLDER=
+	bin/import --server '$(SERVER)' --framework '$(FRAMEWORK)' '$(FOLDER)'
+
+.PHONY: postgres
+postgres: ## install PostgreSQL's binaries where the machine has none
+	@scripts/ensure-postgres.sh
+
+##  Develop
+
+.PHONY: build
+build: ## build bin/server and bin/import, static
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/server ./cmd/import
+
+.PHONY: test
+test: ## run every test, with the race detector
+	@[ -n "$${TEST_DATABASE_URL:-}" ] || scripts/ensure-postgres.sh
+	go test -race -shuffle=on ./...
+
+.PHONY: test/short
+test/short: ## run the fast tests
+	@[ -n "$${TEST_DATABASE_URL:-}" ] || scripts/ensure-postgres.sh
+	go test -short -shuffle=on ./...
+
+.PHONY: test/containers
+test/containers: ## run the integration tests on PostgreSQL in a container
+	env -u TEST_DATABASE_URL STOCKROOM_TEST_BACKEND=container \
+		go test -race -shuffle=on -count=1 ./internal/... ./cmd/...
+
+.PHONY: lint
+lint: lint/go lint/openapi ## check the code and openapi.yaml
+
+.PHONY: lint/go
+lint/go:
+	$(TOOL) golangci-lint run
+
+# REDOCLY_*: a linter reports to nobody and looks for no newer self.
+.PHONY: lint/openapi
+lint/openapi: tools/openapi/node_modules/.package-lock.json
+	REDOCLY_TELEMETRY=off REDOCLY_SUPPRESS_UPDATE_NOTICE=true \
+		tools/openapi/node_modules/.bin/redocly lint --config tools/openapi/redocly.yaml openapi.yaml
+
+tools/openapi/node_modules/.package-lock.json: tools/openapi/package-lock.json
+	cd tools/openapi && npm ci
+	@touch $@
+
+.PHONY: fmt
+fmt: ## format the code
+	$(TOOL) golangci-lint fmt
+
+.PHONY: generate
+generate: ## generate the HTTP interface from openapi.yaml
+	$(TOOL) oapi-codegen -config internal/http/oapi-codegen.yaml openapi.yaml
+
+.PHONY: verify
+verify: ## check that what is generated, numbered or locked is in order
+	@scripts/verify.sh
+
+.PHONY: image
+image: ## build the container image: IMAGE=, GO_IMAGE=, RUNTIME_IMAGE=
+	docker build -t $(IMAGE) --build-arg GO_IMAGE=$(GO_IMAGE) --build-arg RUNTIME_IMAGE=$(RUNTIME_IMAGE) --build-arg VERSION=$(VERSION) .
+
+.PHONY: clean
+clean: ## remove what was built or installed here, never data
+	rm -rf bin node_modules tools/openapi/node_modules
