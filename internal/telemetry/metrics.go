@@ -1,0 +1,284 @@
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/metric/noop"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/semconv/v1.43.0/dbconv"
+	"go.opentelemetry.io/otel/semconv/v1.43.0/httpconv"
+)
+
+// Metrics are the instruments of the server. What happens is reported by the
+// methods; what is, is asked for at each scrape from whoever was given to an
+// Observe method. All are safe for concurrent use.
+//
+// Kinds, states and reasons become labels: pass names of a short list, never
+// anything from a request.
+type Metrics struct {
+	requests    httpconv.ServerRequestDuration
+	cacheHits   metric.Int64Counter
+	cacheMisses metric.Int64Counter
+	slotWaits   metric.Float64Histogram
+	retries     metric.Int64Counter
+	breaker     metric.Int64Counter
+	evictions   metric.Int64Counter
+	expirations metric.Int64Counter
+
+	gauges
+}
+
+// gauges are read at each scrape. A source that is not there (yet) has no value.
+type gauges struct {
+	slots, slotsUsed, queue, queueLimit metric.Int64ObservableGauge
+	rejections                          metric.Int64ObservableCounter
+	breakerState                        metric.Int64ObservableGauge
+	usage, usageLimit, items            metric.Int64ObservableGauge
+	pool                                dbconv.ClientConnectionCountObservable
+	poolMax                             dbconv.ClientConnectionMaxObservable
+	connections                         metric.Int64ObservableGauge
+
+	observeGate        atomic.Pointer[func() GateState]
+	observeBreaker     atomic.Pointer[func() string]
+	observeUsage       atomic.Pointer[func() (Usage, bool)]
+	observePool        atomic.Pointer[func() PoolState]
+	observeConnections atomic.Pointer[func() map[string]int]
+}
+
+// NewMetrics makes the instruments with the meter. It has to be called once for a
+// meter: a second set would report its gauges beside the first's.
+func NewMetrics(meter metric.Meter) (*Metrics, error) {
+	m := &Metrics{}
+	var errs []error
+	var err error
+
+	// Boundaries as the semantic conventions recommend them for durations.
+	buckets := metric.WithExplicitBucketBoundaries(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+	m.requests, err = httpconv.NewServerRequestDuration(meter, buckets)
+	errs = append(errs, err)
+	m.slotWaits, err = meter.Float64Histogram("stockroom.slot.wait.duration", metric.WithUnit("s"),
+		metric.WithDescription("How long requests waited for a slot for database work."),
+		metric.WithExplicitBucketBoundaries(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10))
+	errs = append(errs, err)
+
+	counter := func(name, unit, description string) metric.Int64Counter {
+		c, err := meter.Int64Counter(name, metric.WithUnit(unit), metric.WithDescription(description))
+		errs = append(errs, err)
+		return c
+	}
+	m.cacheHits = counter("stockroom.cache.hits", "{read}", "Reads that the cache answered.")
+	m.cacheMisses = counter("stockroom.cache.misses", "{read}", "Reads that the cache could not answer.")
+	m.retries = counter("stockroom.transaction.retries", "{retry}", "Transactions that were run again, by SQLSTATE.")
+	m.breaker = counter("stockroom.breaker.changes", "{change}", "Changes of the circuit breaker, by its new state.")
+	m.evictions = counter("stockroom.evictions", "{item}", "Items evicted to stay below the limit.")
+	m.expirations = counter("stockroom.expirations", "{item}", "Expired items that were deleted.")
+
+	gauge := func(name, unit, description string) metric.Int64ObservableGauge {
+		g, err := meter.Int64ObservableGauge(name, metric.WithUnit(unit), metric.WithDescription(description))
+		errs = append(errs, err)
+		return g
+	}
+	m.slots = gauge("stockroom.slot.limit", "{slot}", "Slots for database work.")
+	m.slotsUsed = gauge("stockroom.slot.used", "{slot}", "Slots in use.")
+	m.queue = gauge("stockroom.slot.queue.length", "{request}", "Requests that wait for a slot.")
+	m.queueLimit = gauge("stockroom.slot.queue.limit", "{request}", "Requests that may wait for a slot.")
+	m.rejections, err = meter.Int64ObservableCounter("stockroom.slot.rejections", metric.WithUnit("{request}"),
+		metric.WithDescription("Requests that got no slot, by reason."))
+	errs = append(errs, err)
+	m.breakerState = gauge("stockroom.breaker.state", "{state}", "1 for the state that the circuit breaker is in, 0 for the others.")
+	m.usage = gauge("stockroom.usage", "By", "Charged size of the items.")
+	m.usageLimit = gauge("stockroom.usage.limit", "By", "Limit of the charged size; 0: none.")
+	m.items = gauge("stockroom.items", "{item}", "Items stored.")
+	m.connections = gauge("stockroom.connections", "{connection}", "Connections that are tracked for shutdown, by type.")
+	m.pool, err = dbconv.NewClientConnectionCountObservable(meter)
+	errs = append(errs, err)
+	m.poolMax, err = dbconv.NewClientConnectionMaxObservable(meter)
+	errs = append(errs, err)
+
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	_, err = meter.RegisterCallback(m.observe, m.slots, m.slotsUsed, m.queue, m.queueLimit, m.rejections, m.breakerState,
+		m.usage, m.usageLimit, m.items, m.connections, m.pool.Inst(), m.poolMax.Inst())
+	return m, err
+}
+
+// NoMetrics returns Metrics that go nowhere.
+func NoMetrics() *Metrics {
+	m, err := NewMetrics(noop.Meter{})
+	if err != nil {
+		panic(err) // the no-op meter refuses nothing
+	}
+	return m
+}
+
+// Request is a request that was answered.
+type Request struct {
+	Method   string
+	Scheme   string // http or https
+	Route    string // the pattern that matched, never the path; "" if none did
+	Status   int
+	Duration time.Duration
+}
+
+// RequestDone counts a request.
+func (m *Metrics) RequestDone(ctx context.Context, r Request) {
+	var attrs []attribute.KeyValue
+	if r.Route != "" {
+		attrs = append(attrs, m.requests.AttrRoute(r.Route))
+	}
+	attrs = append(attrs, m.requests.AttrResponseStatusCode(r.Status))
+	if r.Status >= http.StatusInternalServerError {
+		attrs = append(attrs, m.requests.AttrErrorType(httpconv.ErrorTypeAttr(strconv.Itoa(r.Status))))
+	}
+	m.requests.Record(ctx, r.Duration.Seconds(), knownMethod(r.Method), r.Scheme, attrs...)
+}
+
+// knownMethod keeps made-up methods from becoming labels.
+func knownMethod(method string) httpconv.RequestMethodAttr {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPost, http.MethodDelete,
+		http.MethodPatch, http.MethodOptions, http.MethodTrace, http.MethodConnect:
+		return httpconv.RequestMethodAttr(method)
+	default:
+		return httpconv.RequestMethodOther
+	}
+}
+
+// CacheHit counts a read of an item of the kind that the cache answered.
+func (m *Metrics) CacheHit(ctx context.Context, kind string) { m.cacheHits.Add(ctx, 1, byKind(kind)) }
+
+// CacheMiss counts one that it could not answer.
+func (m *Metrics) CacheMiss(ctx context.Context, kind string) {
+	m.cacheMisses.Add(ctx, 1, byKind(kind))
+}
+
+// Evicted counts n items of the kind that were evicted.
+func (m *Metrics) Evicted(ctx context.Context, kind string, n int) {
+	m.evictions.Add(ctx, int64(n), byKind(kind))
+}
+
+// Expired counts n expired items of the kind that were deleted.
+func (m *Metrics) Expired(ctx context.Context, kind string, n int) {
+	m.expirations.Add(ctx, int64(n), byKind(kind))
+}
+
+// SlotWaited records how long a request waited for its slot: 0 if one was free.
+func (m *Metrics) SlotWaited(ctx context.Context, d time.Duration) {
+	m.slotWaits.Record(ctx, d.Seconds())
+}
+
+// TransactionRetried counts a transaction that is run again after the SQLSTATE.
+func (m *Metrics) TransactionRetried(ctx context.Context, sqlState string) {
+	m.retries.Add(ctx, 1, metric.WithAttributes(semconv.DBResponseStatusCode(sqlState)))
+}
+
+// BreakerChanged counts a change of the circuit breaker into the state.
+func (m *Metrics) BreakerChanged(ctx context.Context, state string) {
+	m.breaker.Add(ctx, 1, by("state", state))
+}
+
+// GateState is what ObserveGate reports.
+type GateState struct {
+	Slots, InUse             int
+	QueueLength, Waiting     int
+	QueueFull, WaitedTooLong int64 // since the start
+}
+
+// ObserveGate reports the slots for database work.
+func (m *Metrics) ObserveGate(f func() GateState) { m.observeGate.Store(&f) }
+
+// ObserveBreaker reports the circuit breaker's state: closed, half-open or open.
+func (m *Metrics) ObserveBreaker(f func() string) { m.observeBreaker.Store(&f) }
+
+// Usage is what ObserveUsage reports.
+type Usage struct {
+	Limit int64 // 0: none
+	Kinds map[string]KindUsage
+}
+
+// KindUsage is what the items of one kind use.
+type KindUsage struct{ Bytes, Items int64 }
+
+// ObserveUsage reports the store's size. The function must not wait for the
+// database; it returns false while it does not know.
+func (m *Metrics) ObserveUsage(f func() (Usage, bool)) { m.observeUsage.Store(&f) }
+
+// PoolState is what ObservePool reports.
+type PoolState struct{ Used, Idle, Max int }
+
+// ObservePool reports the pool of database connections.
+func (m *Metrics) ObservePool(f func() PoolState) { m.observePool.Store(&f) }
+
+// ObserveConnections reports how many connections are tracked, by type.
+func (m *Metrics) ObserveConnections(f func() map[string]int) { m.observeConnections.Store(&f) }
+
+func (g *gauges) observe(_ context.Context, o metric.Observer) error {
+	if f := g.observeGate.Load(); f != nil {
+		s := (*f)()
+		o.ObserveInt64(g.slots, int64(s.Slots))
+		o.ObserveInt64(g.slotsUsed, int64(s.InUse))
+		o.ObserveInt64(g.queue, int64(s.Waiting))
+		o.ObserveInt64(g.queueLimit, int64(s.QueueLength))
+		o.ObserveInt64(g.rejections, s.QueueFull, by("reason", "queue_full"))
+		o.ObserveInt64(g.rejections, s.WaitedTooLong, by("reason", "timeout"))
+	}
+	if f := g.observeBreaker.Load(); f != nil {
+		current := (*f)()
+		for _, state := range []string{"closed", "half-open", "open"} {
+			var value int64
+			if state == current {
+				value = 1
+			}
+			o.ObserveInt64(g.breakerState, value, by("state", state))
+		}
+	}
+	if f := g.observeUsage.Load(); f != nil {
+		if usage, known := (*f)(); known {
+			o.ObserveInt64(g.usageLimit, usage.Limit)
+			for kind, k := range usage.Kinds {
+				o.ObserveInt64(g.usage, k.Bytes, byKind(kind))
+				o.ObserveInt64(g.items, k.Items, byKind(kind))
+			}
+		}
+	}
+	if f := g.observePool.Load(); f != nil {
+		s := (*f)()
+		name := g.pool.AttrClientConnectionPoolName("stockroom")
+		state := g.pool.AttrClientConnectionState
+		o.ObserveInt64(g.pool.Inst(), int64(s.Used), metric.WithAttributes(name, state(dbconv.ClientConnectionStateUsed)))
+		o.ObserveInt64(g.pool.Inst(), int64(s.Idle), metric.WithAttributes(name, state(dbconv.ClientConnectionStateIdle)))
+		o.ObserveInt64(g.poolMax.Inst(), int64(s.Max), metric.WithAttributes(name))
+	}
+	if f := g.observeConnections.Load(); f != nil {
+		for kind, n := range (*f)() {
+			o.ObserveInt64(g.connections, int64(n), by("type", kind))
+		}
+	}
+	return nil
+}
+
+// kinds are made once, since every read reports its kind.
+var kinds = map[string]metric.MeasurementOption{
+	"component": by("kind", "component"),
+	"block":     by("kind", "block"),
+	"entry":     by("kind", "entry"),
+}
+
+func byKind(kind string) metric.MeasurementOption {
+	if option, ok := kinds[kind]; ok {
+		return option
+	}
+	return by("kind", kind)
+}
+
+func by(key, value string) metric.MeasurementOption {
+	return metric.WithAttributeSet(attribute.NewSet(attribute.String(key, value)))
+}
