@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/signal"
 	"strings"
@@ -25,6 +24,7 @@ usage:
   server migrate down [N]    take back the last N migrations (default 1), with the data that they hold
   server migrate version     say where the schema stands
   server migrate force N     set the version without running anything, after a failed migration
+  server keygen ID SCOPES    make an API key; SCOPES is a list such as read,write,admin
   server healthcheck         exit with 0 if the service on STOCKROOM_ADDR is ready
   server --help | --version
 
@@ -52,6 +52,13 @@ func run(args []string, env map[string]string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, "stockroom "+buildinfo.String())
 		return exitOK
 	}
+	if len(args) == 3 && args[0] == "keygen" { // needs no configuration
+		if err := app.Keygen(args[1], args[2], stdout); err != nil {
+			fmt.Fprintln(stderr, err.Error())
+			return exitUsage
+		}
+		return exitOK
+	}
 	cfg, err := config.Load(env)
 	for _, warning := range cfg.Warnings {
 		fmt.Fprintln(stderr, "warning: "+warning)
@@ -64,13 +71,17 @@ func run(args []string, env map[string]string, stdout, stderr io.Writer) int {
 	defer stop()
 	switch {
 	case len(args) == 0:
-		err = app.Run(ctx, cfg, newLogger(cfg, stderr))
+		reload := make(chan os.Signal, 1)
+		signal.Notify(reload, syscall.SIGHUP)
+		defer signal.Stop(reload)
+		getenv := func(name string) string { return env[name] }
+		err = app.Run(ctx, cfg, app.Signals{Reload: reload}, getenv, app.NewLogger(stderr, cfg))
 		if err != nil {
 			// The log has the details; a person at a terminal wants one line.
 			fmt.Fprintln(stderr, "stockroom: "+err.Error())
 		}
 	case args[0] == "migrate":
-		err = app.Migrate(ctx, cfg, args[1:], newLogger(cfg, stderr), stdout)
+		err = app.Migrate(ctx, cfg, args[1:], app.NewLogger(stderr, cfg), stdout)
 	case len(args) == 1 && args[0] == "healthcheck":
 		err = app.Healthcheck(ctx, cfg)
 	default:
@@ -109,14 +120,6 @@ func interruptible(parent context.Context) (context.Context, context.CancelFunc)
 		signal.Stop(signals)
 		cancel()
 	}
-}
-
-func newLogger(cfg config.Config, w io.Writer) *slog.Logger {
-	options := &slog.HandlerOptions{Level: cfg.LogLevel}
-	if cfg.LogFormat == config.LogText {
-		return slog.New(slog.NewTextHandler(w, options))
-	}
-	return slog.New(slog.NewJSONHandler(w, options))
 }
 
 func environ(list []string) map[string]string {

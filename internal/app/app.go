@@ -14,9 +14,13 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"github.com/exaring/otelpgx"
 	"github.com/jackc/pgx/v5/pgconn"
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+	"go.opentelemetry.io/otel/metric/noop"
 
 	"github.com/stockroom/stockroom"
+	"github.com/stockroom/stockroom/internal/auth"
 	"github.com/stockroom/stockroom/internal/buildinfo"
 	"github.com/stockroom/stockroom/internal/config"
 	"github.com/stockroom/stockroom/internal/embeddedpg"
@@ -26,6 +30,7 @@ import (
 	"github.com/stockroom/stockroom/internal/limit"
 	"github.com/stockroom/stockroom/internal/postgres"
 	"github.com/stockroom/stockroom/internal/store"
+	"github.com/stockroom/stockroom/internal/telemetry"
 	"github.com/stockroom/stockroom/internal/txn"
 )
 
@@ -34,8 +39,8 @@ const (
 	// and for the readiness probe: nobody who holds a slot waits for a connection.
 	backgroundConnections = 3
 	connectTimeout        = 5 * time.Second
+	usageInterval         = 5 * time.Second // of the metrics of what is stored
 	probeTimeout          = 2 * time.Second
-	sweepBatch            = 1000
 	// firstRetry and lastRetry bound the waits between the attempts to reach a
 	// database that is down at the start.
 	firstRetry, lastRetry = 100 * time.Millisecond, 5 * time.Second
@@ -55,36 +60,58 @@ const (
 
 // App is the service. What is nil has not been started.
 type App struct {
-	cfg   config.Config
-	log   *slog.Logger
-	phase atomic.Int32
+	cfg     config.Config
+	log     *slog.Logger
+	started time.Time
+	phase   atomic.Int32
 
-	server   *server
-	embedded *embeddedpg.Server
-	dsn      string
-	db       *postgres.DB
-	gate     *limit.Gate
-	marks    *store.Store // does what runs in the background
-	janitor  *janitor.Janitor
+	telemetry  *telemetry.Telemetry
+	keys       *auth.Keyring // nil: everybody may do everything
+	server     *server
+	embedded   *embeddedpg.Server
+	dsn        string
+	db         *postgres.DB
+	gate       *limit.Gate
+	breaker    *txn.Breaker
+	background *store.Store // the same items, for what runs by the clock
+	janitor    *janitor.Janitor
+}
+
+// Signals are what a running service listens to.
+type Signals struct {
+	Reload <-chan os.Signal // read the API keys again
 }
 
 // Run runs the service until ctx ends, or until something fails without which it
 // cannot go on, and then stops it. A nil error says that everything was stopped
 // in order.
-func Run(ctx context.Context, cfg config.Config, log *slog.Logger) error {
-	a := &App{cfg: cfg, log: log}
-	err := a.run(ctx)
+func Run(ctx context.Context, cfg config.Config, signals Signals, getenv func(string) string, log *slog.Logger) error {
+	a := &App{cfg: cfg, log: log, started: time.Now()}
+	err := a.start(ctx, getenv)
+	if err == nil {
+		err = a.wait(ctx, signals)
+	}
+	err = unlessStopped(ctx, err)
 	if err != nil {
 		log.Error("failed", "error", err)
 	}
 	return errors.Join(err, a.stop())
 }
 
-// run starts everything and returns when it is time to stop.
-func (a *App) run(ctx context.Context) error {
+// start starts everything, forward: what it has started when it fails is for
+// stop to stop.
+func (a *App) start(ctx context.Context, getenv func(string) string) (err error) {
 	a.log.Info("starting", "version", buildinfo.String())
-	var err error
-	// First of all, so that probes are answered while the database recovers.
+	a.telemetry, err = telemetry.Setup(ctx, telemetry.Options{Version: buildinfo.String(), Getenv: getenv, Logger: a.log})
+	if err != nil {
+		return err
+	}
+	if a.cfg.APIKeysFile != "" {
+		if a.keys, err = auth.Load(a.cfg.APIKeysFile); err != nil {
+			return err
+		}
+	}
+	// Before the database, so that probes are answered while that recovers.
 	if a.server, err = listen(ctx, a.cfg, a.log, a.handler(nil)); err != nil {
 		return err
 	}
@@ -92,30 +119,115 @@ func (a *App) run(ctx context.Context) error {
 		return err
 	}
 	if err := a.openDatabase(ctx); err != nil {
-		return unlessStopped(ctx, err)
+		return err
 	}
-	a.gate = limit.NewGate(a.cfg.DBMaxConcurrency, a.cfg.DBQueueLength, a.cfg.DBQueueTimeout)
-	options := store.Options{DefaultTTL: item.TTL(a.cfg.DefaultTTL / time.Second)}
-	items := store.New(txn.New(a.db, a.gate, a.log), options)
-	// What runs in the background has connections of its own and takes no slot.
-	a.marks = items.On(txn.New(a.db, nil, a.log))
+	items := a.newStore()
 	a.server.handle(a.handler(items))
 	a.startJobs()
 	a.phase.Store(int32(serving))
 	a.log.Info("ready", "url", a.server.url())
+	return nil
+}
 
+// newStore wires the store: breaker, then slot, then transaction.
+func (a *App) newStore() *store.Store {
+	metrics, tracer := a.telemetry.Metrics, a.telemetry.Tracer()
+	a.gate = limit.NewGate(a.cfg.DBMaxConcurrency, a.cfg.DBQueueLength, a.cfg.DBQueueTimeout)
+	breaker := txn.NewBreaker(a.cfg.BreakerFailures, a.cfg.BreakerTimeout, func(state string) {
+		a.log.Warn("circuit breaker", "state", state)
+		metrics.BreakerChanged(context.Background(), state)
+	})
+	units := txn.New(a.db, a.gate, a.log).Guard(breaker).Observe(metrics, tracer)
+	// What runs in the background has connections of its own and takes no slot.
+	background := txn.New(a.db, nil, a.log).Guard(breaker).Observe(metrics, tracer)
+	items := store.New(units, store.Options{
+		DefaultTTL: item.TTL(a.cfg.DefaultTTL / time.Second),
+		MaxBytes:   int64(a.cfg.MaxBytes),
+		Metrics:    metrics,
+	})
+	a.background = items.On(background)
+	a.breaker = breaker
+	a.observe()
+	return items
+}
+
+// state is what /v1/stats shows besides the store.
+func (a *App) state() stockhttp.State {
+	gate, pool := a.gate.State(), a.db.Stat()
+	return stockhttp.State{
+		Breaker: stockhttp.BreakerState(a.breaker.State()),
+		Queue: stockhttp.QueueStats{
+			InFlight: int64(gate.InUse), Waiting: int64(gate.Waiting),
+			Capacity: int64(gate.Slots), Length: int64(gate.QueueLength),
+		},
+		Pool: stockhttp.PoolStats{
+			Max: int64(pool.MaxConns()), Total: int64(pool.TotalConns()), Idle: int64(pool.IdleConns()),
+			Acquired: int64(pool.AcquiredConns()), Constructing: int64(pool.ConstructingConns()),
+			Acquires: pool.AcquireCount(), EmptyAcquires: pool.EmptyAcquireCount(), CanceledAcquires: pool.CanceledAcquireCount(),
+		},
+		Connections: stockhttp.ConnectionStats{HTTP: a.server.connections.Load(), Database: int64(pool.TotalConns())},
+		Uptime:      time.Since(a.started),
+	}
+}
+
+// observe tells the metrics whom to ask for what is.
+func (a *App) observe() {
+	a.telemetry.Metrics.ObserveBreaker(a.breaker.State)
+	a.telemetry.Metrics.ObserveConnections(func() map[string]int {
+		return map[string]int{"http": int(a.server.connections.Load()), "database": int(a.db.Stat().TotalConns())}
+	})
+	a.telemetry.Metrics.ObserveUsage(func() (telemetry.Usage, bool) {
+		usage, ok := a.background.Usage()
+		return telemetry.Usage{Limit: int64(a.cfg.MaxBytes), Kinds: map[string]telemetry.KindUsage{
+			string(item.KindComponent): {Bytes: usage.Bytes.Components, Items: usage.Items.Components},
+			string(item.KindBlock):     {Bytes: usage.Bytes.Blocks, Items: usage.Items.Blocks},
+			string(item.KindEntry):     {Bytes: usage.Bytes.Entries, Items: usage.Items.Entries},
+		}}, ok
+	})
+	a.telemetry.Metrics.ObserveGate(func() telemetry.GateState {
+		state := a.gate.State()
+		return telemetry.GateState{
+			Slots: state.Slots, InUse: state.InUse, QueueLength: state.QueueLength, Waiting: state.Waiting,
+			QueueFull: state.QueueFull, WaitedTooLong: state.WaitedTooLong,
+		}
+	})
+	a.telemetry.Metrics.ObservePool(func() telemetry.PoolState {
+		stat := a.db.Stat()
+		return telemetry.PoolState{Used: int(stat.AcquiredConns()), Idle: int(stat.IdleConns()), Max: int(stat.MaxConns())}
+	})
+}
+
+// wait returns when it is time to stop: with nil where that was asked for.
+func (a *App) wait(ctx context.Context, signals Signals) error {
 	var databaseGone <-chan struct{}
 	if a.embedded != nil {
 		databaseGone = a.embedded.Done()
 	}
-	select {
-	case <-ctx.Done():
-		return nil
-	case err := <-a.server.failed:
-		return err
-	case <-databaseGone:
-		return fmt.Errorf("the embedded PostgreSQL has ended: %w", a.embedded.Err())
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-signals.Reload:
+			a.reloadKeys()
+		case err := <-a.server.failed:
+			return err
+		case <-databaseGone:
+			return fmt.Errorf("the embedded PostgreSQL has ended: %w", a.embedded.Err())
+		}
 	}
+}
+
+// reloadKeys reads the API keys again. Should the file be bad, those that were
+// read before go on counting: nobody is let in or shut out by a slip of the pen.
+func (a *App) reloadKeys() {
+	if a.keys == nil {
+		return
+	}
+	if err := a.keys.Reload(); err != nil {
+		a.log.Error("the API keys stay as they were", "error", err)
+		return
+	}
+	a.log.Info("API keys read again", "keys", a.keys.Len())
 }
 
 // unlessStopped drops an error that came of being asked to stop.
@@ -127,27 +239,44 @@ func unlessStopped(ctx context.Context, err error) error {
 }
 
 func (a *App) handler(items *store.Store) http.Handler {
-	return stockhttp.New(stockhttp.Config{
+	handler := stockhttp.New(stockhttp.Config{
 		MaxBodyBytes:   int64(a.cfg.MaxBodyBytes),
 		MaxBatch:       a.cfg.MaxBatch,
 		RequestTimeout: a.cfg.RequestTimeout,
+		RateLimit:      a.cfg.RateLimit,
 	}, stockhttp.Dependencies{
-		Store:    items,
-		Log:      a.log,
-		Contract: stockroom.OpenAPI,
-		Serving:  a.serving,
-		NotReady: a.notReady,
+		Store:          items,
+		Log:            a.log,
+		Contract:       stockroom.OpenAPI,
+		Serving:        a.serving,
+		NotReady:       a.notReady,
+		State:          a.state,
+		Keys:           a.keys,
+		Metrics:        a.telemetry.Metrics,
+		MetricsHandler: a.telemetry.MetricsHandler(),
 	})
+	if !a.telemetry.Tracing() {
+		return handler
+	}
+	return otelhttp.NewHandler(handler, "request",
+		otelhttp.WithTracerProvider(a.telemetry.TracerProvider),
+		otelhttp.WithPropagators(a.telemetry.Propagator),
+		// The handler itself counts requests, by route.
+		otelhttp.WithMeterProvider(noop.NewMeterProvider()),
+	)
 }
 
 func (a *App) startJobs() {
 	a.janitor = janitor.Start([]janitor.Job{
 		{Name: "write access marks", Every: a.cfg.AccessFlushInterval, Run: func(ctx context.Context) (bool, error) {
-			return false, a.marks.FlushMarks(ctx)
+			return false, a.background.FlushMarks(ctx)
 		}},
 		{Name: "sweep expired items", Every: a.cfg.SweepInterval, Run: func(ctx context.Context) (bool, error) {
-			n, err := a.marks.Sweep(ctx, sweepBatch)
-			return n >= sweepBatch, err
+			_, again, err := a.background.Sweep(ctx)
+			return again, err
+		}},
+		{Name: "read the usage", Every: usageInterval, Run: func(ctx context.Context) (bool, error) {
+			return false, a.background.ReadUsage(ctx)
 		}},
 	}, a.log)
 }
@@ -176,11 +305,16 @@ func (a *App) openDatabase(ctx context.Context) (err error) {
 	if err := a.findDatabase(ctx); err != nil {
 		return err
 	}
-	a.db, err = postgres.Open(postgres.Config{
+	settings := postgres.Config{
 		DSN:            a.dsn,
 		MaxConns:       int32(a.cfg.DBMaxConcurrency + backgroundConnections), //nolint:gosec // config allows 10,000 at most
 		ConnectTimeout: connectTimeout,
-	})
+	}
+	if a.telemetry.Tracing() {
+		settings.Tracer = otelpgx.NewTracer(otelpgx.WithTracerProvider(a.telemetry.TracerProvider),
+			otelpgx.WithMeterProvider(noop.NewMeterProvider()), otelpgx.WithDisableConnectionDetailsInAttributes())
+	}
+	a.db, err = postgres.Open(settings)
 	if err != nil {
 		return err
 	}
@@ -299,10 +433,11 @@ func (a *App) stop() error {
 	steps := []step{
 		{"finish requests", a.server != nil, grace + drainMargin, func(ctx context.Context) error { return a.server.drain(ctx, grace) }},
 		{"stop background work", a.janitor != nil, stepTimeout, func(context.Context) error { a.janitor.Close(); return nil }},
-		{"write access marks", a.marks != nil, stepTimeout, func(ctx context.Context) error { return a.marks.FlushMarks(ctx) }},
+		{"write access marks", a.background != nil, stepTimeout, func(ctx context.Context) error { return a.background.FlushMarks(ctx) }},
 		{"close the gate", a.gate != nil, stepTimeout, func(context.Context) error { a.gate.Close(); return nil }},
 		{"close database connections", a.db != nil, stepTimeout, func(ctx context.Context) error { return a.db.Close(ctx) }},
 		{"stop the embedded PostgreSQL", a.embedded != nil, time.Minute, func(ctx context.Context) error { return a.embedded.Stop(ctx) }},
+		{"flush telemetry", a.telemetry != nil, stepTimeout, func(ctx context.Context) error { return a.telemetry.Shutdown(ctx) }},
 	}
 	var failures []error
 	for _, s := range steps {

@@ -15,8 +15,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/stockroom/stockroom/internal/auth"
 	"github.com/stockroom/stockroom/internal/config"
 	"github.com/stockroom/stockroom/internal/postgres"
+	"github.com/stockroom/stockroom/internal/telemetry"
 )
 
 // ErrUsage says that a command line cannot be understood.
@@ -82,6 +84,26 @@ func (a *App) withMigrator(ctx context.Context, do func(*postgres.Migrator) erro
 		return err
 	}
 	return errors.Join(do(migrator), migrator.Close())
+}
+
+// NewLogger returns the logger that cfg asks for.
+func NewLogger(w io.Writer, cfg config.Config) *slog.Logger {
+	return telemetry.NewLogger(w, cfg.LogLevel, string(cfg.LogFormat))
+}
+
+// Keygen makes an API key and prints it, with the line that STOCKROOM_API_KEYS_FILE
+// needs. The key itself is kept nowhere.
+func Keygen(id, scopes string, out io.Writer) error {
+	set, err := auth.ParseScopes(scopes)
+	if err != nil {
+		return fmt.Errorf("keygen: %w", err)
+	}
+	token, line, err := auth.Generate(id, set)
+	if err != nil {
+		return fmt.Errorf("keygen: %w", err)
+	}
+	_, err = fmt.Fprintf(out, "key (shown this once; give it to the client): %s\nline for STOCKROOM_API_KEYS_FILE:              %s\n", token, line)
+	return err
 }
 
 const healthTimeout = 5 * time.Second

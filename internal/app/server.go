@@ -37,6 +37,8 @@ type server struct {
 	failed   chan error // gets the error that ends the server by itself
 	cancel   context.CancelFunc
 
+	connections atomic.Int64 // open ones
+
 	mu    sync.Mutex
 	fresh map[net.Conn]struct{} // connections that have not sent a request yet
 }
@@ -100,8 +102,15 @@ func (s *server) url() string {
 	return "http://" + s.address()
 }
 
-// track keeps the connections on which no request has begun.
+// track counts connections and keeps those on which no request has begun.
 func (s *server) track(conn net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		s.connections.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		s.connections.Add(-1)
+	case http.StateActive, http.StateIdle:
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if state == http.StateNew {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"runtime/debug"
 	"strings"
@@ -13,6 +14,11 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/stockroom/stockroom/internal/auth"
+	"github.com/stockroom/stockroom/internal/telemetry"
 )
 
 const (
@@ -36,24 +42,44 @@ func (s *server) observe(next http.Handler) http.Handler {
 
 		recorder := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
 		routed := chi.NewRouteContext()
-		r = r.WithContext(context.WithValue(r.Context(), chi.RouteCtxKey, routed))
+		ctx := telemetry.WithRequestID(r.Context(), id)
+		r = r.WithContext(context.WithValue(ctx, chi.RouteCtxKey, routed))
 		defer func() {
 			if cause := recover(); cause != nil {
 				s.recovered(recorder, r, cause)
 			}
-			s.log.LogAttrs(r.Context(), slog.LevelInfo, "request",
-				slog.String("method", r.Method),
-				slog.String("route", routed.RoutePattern()),
-				slog.String("path", r.URL.EscapedPath()),
-				slog.Int("status", recorder.Status()),
-				slog.Int("bytes", recorder.BytesWritten()),
-				slog.Duration("duration", time.Since(start)),
-				slog.String("remote", r.RemoteAddr),
-				slog.String("request_id", id),
-			)
+			s.finished(recorder, r, routed.RoutePattern(), time.Since(start))
 		}()
 		next.ServeHTTP(recorder, r)
 	})
+}
+
+// finished counts and logs a request that has been answered.
+func (s *server) finished(w middleware.WrapResponseWriter, r *http.Request, route string, took time.Duration) {
+	scheme := "http"
+	if r.TLS != nil {
+		scheme = "https"
+	}
+	status := w.Status()
+	if status == 0 { // nothing was written: net/http answers so
+		status = http.StatusOK
+	}
+	if span := trace.SpanFromContext(r.Context()); span.IsRecording() && route != "" {
+		span.SetName(r.Method + " " + route)
+		span.SetAttributes(semconv.HTTPRoute(route))
+	}
+	s.Metrics.RequestDone(r.Context(), telemetry.Request{
+		Method: r.Method, Scheme: scheme, Route: route, Status: status, Duration: took,
+	})
+	s.log.LogAttrs(r.Context(), slog.LevelInfo, "request",
+		slog.String("method", r.Method),
+		slog.String("route", route),
+		slog.String("path", r.URL.EscapedPath()),
+		slog.Int("status", status),
+		slog.Int("bytes", w.BytesWritten()),
+		slog.Duration("duration", took),
+		slog.String("remote", r.RemoteAddr),
+	)
 }
 
 // recovered answers a request whose handler panicked, if it can still be
@@ -82,18 +108,69 @@ func notInRequestID(r rune) bool {
 	return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '.' || r == '_' || r == '-')
 }
 
-// serve is in front of everything that needs data: it turns requests away while
-// the service is not up, and bounds their time.
-func (s *server) serve(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+// guarded is in front of everything that needs data: it lets nobody in who may
+// not, turns requests away while the service is not up, and bounds their time.
+func (s *server) guarded(scope auth.Scopes, next handler) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		if err := s.admit(w, r, scope); err != nil {
+			return err
+		}
 		if err := s.Serving(); err != nil {
-			s.writeProblem(w, r, err)
-			return
+			return err
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), s.config.RequestTimeout)
 		defer cancel()
-		next.ServeHTTP(w, r.WithContext(ctx))
-	})
+		return next(w, r.WithContext(ctx))
+	}
+}
+
+// admit checks the request's API key, its scope and its client's rate. A client
+// is known by its key and, where it has none that is good, by its address.
+func (s *server) admit(w http.ResponseWriter, r *http.Request, scope auth.Scopes) error {
+	principal, refused := s.authenticate(w, r)
+	if s.limiter != nil {
+		client := "key:" + principal.ID
+		if principal.ID == "" {
+			client = "address:" + clientAddress(r)
+		}
+		if s.limiter.OnLimit(w, r, client) {
+			return &apiError{codeRateLimited, "too many requests; see Retry-After"}
+		}
+	}
+	if refused != nil {
+		return refused
+	}
+	if s.Keys != nil && !principal.Has(scope) {
+		return &apiError{codeForbidden, "the API key lacks the scope " + scope.String()}
+	}
+	return nil
+}
+
+func (s *server) authenticate(w http.ResponseWriter, r *http.Request) (auth.Principal, error) {
+	if s.Keys == nil {
+		return auth.Principal{}, nil
+	}
+	const scheme = "bearer "
+	header := r.Header.Get("Authorization")
+	if len(header) > len(scheme) && strings.EqualFold(header[:len(scheme)], scheme) {
+		if principal, ok := s.Keys.Authenticate(strings.TrimSpace(header[len(scheme):])); ok {
+			return principal, nil
+		}
+		w.Header().Set("WWW-Authenticate", `Bearer realm="stockroom", error="invalid_token"`)
+		return auth.Principal{}, &apiError{codeUnauthorized, "the API key is not known"}
+	}
+	w.Header().Set("WWW-Authenticate", `Bearer realm="stockroom"`)
+	return auth.Principal{}, &apiError{codeUnauthorized, "an API key is required: Authorization: Bearer <key>"}
+}
+
+// clientAddress is the address of the connection. A header such as
+// X-Forwarded-For could be anybody's invention.
+func clientAddress(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
 }
 
 // methodNotAllowed answers 405 with the methods that the path does have, as RFC

@@ -25,11 +25,13 @@ const (
 	codeInvalidBatch         code = "invalid_batch"
 	codeNotFound             code = "not_found"
 	codeMethodNotAllowed     code = "method_not_allowed"
+	codeUnauthorized         code = "unauthorized"
+	codeForbidden            code = "forbidden"
+	codeRateLimited          code = "rate_limited"
 	codeConflict             code = "conflict"
 	codePreconditionFailed   code = "precondition_failed"
 	codeBodyTooLarge         code = "body_too_large"
 	codeBatchTooLarge        code = "batch_too_large"
-	codeItemTooLarge         code = "item_too_large"
 	codeUnsupportedMediaType code = "unsupported_media_type"
 	codeInternal             code = "internal"
 	codeBusy                 code = "busy"
@@ -57,13 +59,16 @@ var statuses = map[code]int{
 	item.CodeKeyMismatch:     http.StatusUnprocessableEntity,
 	item.CodeInvalidValue:    http.StatusUnprocessableEntity,
 	item.CodeInvalidString:   http.StatusUnprocessableEntity,
+	codeUnauthorized:         http.StatusUnauthorized,
+	codeForbidden:            http.StatusForbidden,
+	codeRateLimited:          http.StatusTooManyRequests,
 	codeNotFound:             http.StatusNotFound,
 	codeMethodNotAllowed:     http.StatusMethodNotAllowed,
 	codeConflict:             http.StatusConflict,
 	codePreconditionFailed:   http.StatusPreconditionFailed,
 	codeBodyTooLarge:         http.StatusRequestEntityTooLarge,
 	codeBatchTooLarge:        http.StatusRequestEntityTooLarge,
-	codeItemTooLarge:         http.StatusRequestEntityTooLarge,
+	item.CodeTooLarge:        http.StatusRequestEntityTooLarge,
 	codeUnsupportedMediaType: http.StatusUnsupportedMediaType,
 	codeInternal:             http.StatusInternalServerError,
 	codeBusy:                 http.StatusServiceUnavailable,
@@ -86,7 +91,7 @@ var meanings = []struct {
 	{item.ErrNotFound, codeNotFound, "there is no such item"},
 	{item.ErrPreconditionFailed, codePreconditionFailed, "the item is not what If-Match or If-None-Match requires"},
 	{item.ErrConflict, codeConflict, "an item of the other kind, component or block, has this name"},
-	{item.ErrTooLarge, codeItemTooLarge, "the item is larger than the limit of the store"},
+	{item.ErrTooLarge, item.CodeTooLarge, "the item is larger than the limit of the store"},
 	{item.ErrBatchTooLarge, codeBatchTooLarge, "the batch is larger than the limit of the store"},
 	{txn.ErrCommitUnknown, codeCommitUnknown, "the connection to the database was lost while committing: the request was carried out whole or not at all; read before you repeat it"},
 	{limit.ErrBusy, codeBusy, "too many requests are waiting for the database"},
@@ -122,7 +127,11 @@ func problemOf(err error) Problem {
 	var api *apiError
 	switch {
 	case errors.As(err, &faults):
-		p := newProblem(faults[0].Code, fmt.Sprintf("%d of the entries are bad; the first: %s", len(faults), faults[0].Detail))
+		detail := faults[0].Detail
+		if len(faults) > 1 {
+			detail = fmt.Sprintf("%d entries are bad; the first: %s", len(faults), detail)
+		}
+		p := newProblem(faults[0].Code, detail)
 		details := make([]FieldProblem, len(faults))
 		for i, fault := range faults {
 			details[i] = fieldProblem(fault)

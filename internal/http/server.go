@@ -10,9 +10,12 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/httprate"
 
+	"github.com/stockroom/stockroom/internal/auth"
 	"github.com/stockroom/stockroom/internal/item"
 	"github.com/stockroom/stockroom/internal/store"
+	"github.com/stockroom/stockroom/internal/telemetry"
 )
 
 // Config bounds what a request may ask for.
@@ -20,9 +23,11 @@ type Config struct {
 	MaxBodyBytes   int64         // bytes of a request's body
 	MaxBatch       int           // keys of a batch
 	RequestTimeout time.Duration // from a request's headers to its answer
+	RateLimit      int           // requests per second and client; 0: no limit
 }
 
-// Dependencies are what the handlers work with; all are needed.
+// Dependencies are what the handlers work with. All are needed but those that
+// say otherwise.
 type Dependencies struct {
 	Store *store.Store
 	Log   *slog.Logger
@@ -34,56 +39,92 @@ type Dependencies struct {
 	// NotReady returns the reasons why the service should get no requests; none
 	// where it should. It must be bounded in time.
 	NotReady func(context.Context) []string
+	// State returns what /v1/stats shows besides the store; nil shows nothing.
+	State func() State
+	// Keys are the API keys; nil lets everybody do everything.
+	Keys *auth.Keyring
+	// Metrics counts requests; nil counts nothing.
+	Metrics *telemetry.Metrics
+	// MetricsHandler answers /metrics; nil answers that there is nothing.
+	MetricsHandler http.Handler
 }
 
 type server struct {
 	config Config
 	Dependencies
-	store *store.Store
-	log   *slog.Logger
+	store   *store.Store
+	log     *slog.Logger
+	limiter *httprate.RateLimiter // nil: no limit
+	router  chi.Router
 }
 
-// The paths whose first segment decides how errors look.
+// registryPath is where errors look as the shadcn CLI wants them.
 const registryPath = "/r/"
 
 // New returns the handler of the whole interface.
 func New(config Config, deps Dependencies) http.Handler {
-	s := &server{config: config, Dependencies: deps, store: deps.Store, log: deps.Log}
-	r := chi.NewRouter()
-	r.NotFound(s.handle(s.noRoute))
-	r.MethodNotAllowed(s.handle(methodNotAllowed(r)))
+	s := newServer(config, deps)
+	return s.observe(s.router)
+}
 
-	r.Method(http.MethodGet, "/livez", s.handle(s.livez))
-	r.Method(http.MethodGet, "/readyz", s.handle(s.readyz))
-	r.Method(http.MethodGet, "/openapi.yaml", s.handle(s.contract))
+func newServer(config Config, deps Dependencies) *server {
+	if deps.Metrics == nil {
+		deps.Metrics = telemetry.NoMetrics()
+	}
+	if deps.State == nil {
+		deps.State = func() State { return State{Breaker: BreakerStateClosed} }
+	}
+	if deps.MetricsHandler == nil {
+		deps.MetricsHandler = http.NotFoundHandler()
+	}
+	s := &server{config: config, Dependencies: deps, store: deps.Store, log: deps.Log, router: chi.NewRouter()}
+	if config.RateLimit > 0 {
+		s.limiter = httprate.NewRateLimiter(config.RateLimit, time.Second)
+	}
+	s.router.NotFound(s.handle(s.noRoute))
+	s.router.MethodNotAllowed(s.handle(methodNotAllowed(s.router)))
 
-	r.Group(func(r chi.Router) {
-		r.Use(s.serve)
-		r.Method(http.MethodGet, "/v1/items", s.handle(s.listKeys))
-		r.Method(http.MethodDelete, "/v1/items", s.handle(s.clearItems))
-		s.itemRoutes(r, "/v1/items/{key}", itemKey)
-		r.Method(http.MethodGet, "/v1/items/{key}/metadata", s.handle(s.getItemMetadata))
-		r.Method(http.MethodPost, "/v1/items/{key}/touch", s.handle(s.touchItem))
-		r.Method(http.MethodPost, "/v1/mget", s.handle(s.mget))
-		r.Method(http.MethodPost, "/v1/mset", s.handle(s.mset))
-		r.Method(http.MethodPost, "/v1/mdelete", s.handle(s.mdelete))
-		s.itemRoutes(r, "/v1/components/{framework}/{name}", componentKey)
-		r.Method(http.MethodGet, "/v1/components/{framework}", s.handle(s.listComponents))
-		s.itemRoutes(r, "/v1/blocks/{framework}/{name}", blockKey)
-		r.Method(http.MethodGet, "/v1/blocks/{framework}", s.handle(s.listBlocks))
-		r.Method(http.MethodGet, "/v1/frameworks", s.handle(s.listFrameworks))
-		r.Method(http.MethodGet, registryPath+"{framework}/{name}.json", s.handle(s.getRegistryItem))
-		r.Method(http.MethodPut, registryPath+"{framework}/{name}.json", s.handle(s.putRegistryItem))
-	})
-	return s.observe(r)
+	s.open(http.MethodGet, "/livez", s.livez)
+	s.open(http.MethodGet, "/readyz", s.readyz)
+	s.open(http.MethodGet, "/openapi.yaml", s.contract)
+	s.router.Method(http.MethodGet, "/metrics", deps.MetricsHandler)
+
+	s.route(auth.Read, http.MethodGet, "/v1/items", s.listKeys)
+	s.route(auth.Admin, http.MethodDelete, "/v1/items", s.clearItems)
+	s.itemRoutes("/v1/items/{key}", itemKey)
+	s.route(auth.Read, http.MethodGet, "/v1/items/{key}/metadata", s.getItemMetadata)
+	s.route(auth.Write, http.MethodPost, "/v1/items/{key}/touch", s.touchItem)
+	s.route(auth.Read, http.MethodPost, "/v1/mget", s.mget)
+	s.route(auth.Write, http.MethodPost, "/v1/mset", s.mset)
+	s.route(auth.Write, http.MethodPost, "/v1/mdelete", s.mdelete)
+	s.itemRoutes("/v1/components/{framework}/{name}", componentKey)
+	s.route(auth.Read, http.MethodGet, "/v1/components/{framework}", s.listComponents)
+	s.itemRoutes("/v1/blocks/{framework}/{name}", blockKey)
+	s.route(auth.Read, http.MethodGet, "/v1/blocks/{framework}", s.listBlocks)
+	s.route(auth.Read, http.MethodGet, "/v1/frameworks", s.listFrameworks)
+	s.route(auth.Admin, http.MethodGet, "/v1/stats", s.getStats)
+	s.route(auth.Admin, http.MethodPost, "/v1/maintenance", s.maintain)
+	s.route(auth.Read, http.MethodGet, registryPath+"{framework}/{name}.json", s.getRegistryItem)
+	s.route(auth.Write, http.MethodPut, registryPath+"{framework}/{name}.json", s.putRegistryItem)
+	return s
+}
+
+// open registers a route that anybody may call at any time.
+func (s *server) open(method, pattern string, h handler) {
+	s.router.Method(method, pattern, s.handle(h))
+}
+
+// route registers a route that needs data, and a key with scope.
+func (s *server) route(scope auth.Scopes, method, pattern string, h handler) {
+	s.router.Method(method, pattern, s.handle(s.guarded(scope, h)))
 }
 
 // itemRoutes registers the routes of one item, whose key keyOf takes from the path.
-func (s *server) itemRoutes(r chi.Router, pattern string, keyOf keyFunc) {
-	r.Method(http.MethodGet, pattern, s.handle(s.getItem(keyOf)))
-	r.Method(http.MethodHead, pattern, s.handle(s.headItem(keyOf)))
-	r.Method(http.MethodPut, pattern, s.handle(s.putItem(keyOf)))
-	r.Method(http.MethodDelete, pattern, s.handle(s.deleteItem(keyOf)))
+func (s *server) itemRoutes(pattern string, keyOf keyFunc) {
+	s.route(auth.Read, http.MethodGet, pattern, s.getItem(keyOf))
+	s.route(auth.Read, http.MethodHead, pattern, s.headItem(keyOf))
+	s.route(auth.Write, http.MethodPut, pattern, s.putItem(keyOf))
+	s.route(auth.Write, http.MethodDelete, pattern, s.deleteItem(keyOf))
 }
 
 type keyFunc func(*http.Request) (item.Key, error)

@@ -25,6 +25,7 @@ const (
 	CodeMissingField   Code = "missing_field"    // a required field is left out
 	CodeKeyMismatch    Code = "key_mismatch"     // the body contradicts the key
 	CodeInvalidValue   Code = "invalid_value"    // a field breaks its own rule
+	CodeTooLarge       Code = "item_too_large"   // one item is larger than the store may be
 	CodeInvalidString  Code = "invalid_string"   // a string has U+0000, which PostgreSQL cannot hold
 )
 
@@ -68,7 +69,7 @@ var (
 	ErrPreconditionFailed = errors.New("item: precondition failed")
 	// ErrConflict says that another item stands where this one should go.
 	ErrConflict = errors.New("item: conflict")
-	// ErrTooLarge says that one item alone is larger than the store's limit.
+	// ErrTooLarge says that there is no room for an item even with all others gone.
 	ErrTooLarge = errors.New("item: larger than the limit of the store")
 	// ErrBatchTooLarge says that a batch as a whole is larger than the store's limit.
 	ErrBatchTooLarge = errors.New("item: batch larger than the limit of the store")

@@ -64,17 +64,20 @@ func (u *Usage) Add(kind Kind, items, bytes int64) {
 
 // Plus returns the sum of two usages.
 func (u Usage) Plus(other Usage) Usage {
-	for _, kind := range []struct {
-		kind         Kind
-		items, bytes int64
-	}{
-		{KindComponent, other.Items.Components, other.Bytes.Components},
-		{KindBlock, other.Items.Blocks, other.Bytes.Blocks},
-		{KindEntry, other.Items.Entries, other.Bytes.Entries},
-	} {
-		u.Add(kind.kind, kind.items, kind.bytes)
+	return Usage{Items: u.Items.plus(other.Items, 1), Bytes: u.Bytes.plus(other.Bytes, 1)}
+}
+
+// Minus returns the usage without other.
+func (u Usage) Minus(other Usage) Usage {
+	return Usage{Items: u.Items.plus(other.Items, -1), Bytes: u.Bytes.plus(other.Bytes, -1)}
+}
+
+func (c Counts) plus(other Counts, sign int64) Counts {
+	return Counts{
+		Components: c.Components + sign*other.Components,
+		Blocks:     c.Blocks + sign*other.Blocks,
+		Entries:    c.Entries + sign*other.Entries,
 	}
-	return u
 }
 
 // FrameworkUsage is what one framework holds.

@@ -42,30 +42,30 @@ func withStoredDemo(ctx context.Context, u *txn.Unit, value item.Value) (item.Va
 }
 
 // fillDemo writes a demo that was published into the component which it shows,
-// where there is one, and returns the change of the usage. That is a write of
-// the component: its TTL starts anew.
-func fillDemo(ctx context.Context, u *txn.Unit, demo item.Value) (item.Usage, error) {
+// where there is one, and returns that one's key with the change of the usage.
+// That is a write of the component: its TTL starts anew.
+func fillDemo(ctx context.Context, u *txn.Unit, demo item.Value) (*item.Key, item.Usage, error) {
 	target, ok := registry.DemoTarget(demo)
 	if !ok {
-		return item.Usage{}, nil
+		return nil, item.Usage{}, nil
 	}
 	current, err := repo.Lock(ctx, u, target)
 	if errors.Is(err, item.ErrNotFound) {
-		return item.Usage{}, nil
+		return nil, item.Usage{}, nil
 	}
 	if err != nil {
-		return item.Usage{}, err
+		return nil, item.Usage{}, err
 	}
 	value, err := component(ctx, u, target)
 	if err != nil {
-		return item.Usage{}, err
+		return nil, item.Usage{}, err
 	}
 	filled, err := registry.WithDemo(value, &demo.Component.SourceCode)
 	if err != nil || filled.ETag == current.ETag {
-		return item.Usage{}, err
+		return nil, item.Usage{}, err
 	}
 	_, usage, err := repo.Upsert(ctx, u, []repo.Write{{Value: filled, TTL: current.TTL}})
-	return usage, err
+	return &target, usage, err
 }
 
 // component reads a component back as the value that it was written as.

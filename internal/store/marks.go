@@ -81,11 +81,42 @@ func (s *Store) FlushMarks(ctx context.Context) error {
 
 func (s *Store) applyMarks(ctx context.Context, marks map[item.Key]mark) error {
 	return s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
-		now := time.Now()
-		list := make([]repo.Mark, 0, len(marks))
-		for key, mark := range marks {
-			list = append(list, repo.Mark{Key: key, Count: mark.count, Age: now.Sub(mark.last)})
-		}
-		return repo.ApplyMarks(ctx, u, list)
+		return repo.ApplyMarks(ctx, u, listOf(marks))
 	})
+}
+
+func listOf(marks map[item.Key]mark) []repo.Mark {
+	now := time.Now()
+	list := make([]repo.Mark, 0, len(marks))
+	for key, mark := range marks {
+		list = append(list, repo.Mark{Key: key, Count: mark.count, Age: now.Sub(mark.last)})
+	}
+	return list
+}
+
+// marksInUnit are marks that are written in a unit of something else, which may
+// be tried several times.
+type marksInUnit struct {
+	store *Store
+	taken map[item.Key]mark
+}
+
+func (s *Store) newMarksInUnit() *marksInUnit { return &marksInUnit{store: s} }
+
+// apply writes the marks gathered so far.
+func (m *marksInUnit) apply(ctx context.Context, u *txn.Unit) error {
+	if m.taken == nil {
+		m.taken = m.store.marks.take()
+	}
+	if len(m.taken) == 0 {
+		return nil
+	}
+	return repo.ApplyMarks(ctx, u, listOf(m.taken))
+}
+
+// end puts the marks back where the unit failed.
+func (m *marksInUnit) end(err error) {
+	if err != nil && len(m.taken) > 0 {
+		m.store.marks.putBack(m.taken)
+	}
 }

@@ -7,17 +7,20 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 
 	"github.com/stockroom/stockroom/internal/item"
 	"github.com/stockroom/stockroom/internal/registry"
 	"github.com/stockroom/stockroom/internal/repo"
+	"github.com/stockroom/stockroom/internal/telemetry"
 	"github.com/stockroom/stockroom/internal/txn"
 )
 
 // Options are the rules of a store.
 type Options struct {
-	// DefaultTTL is for writes that name none.
-	DefaultTTL item.TTL
+	DefaultTTL item.TTL           // for writes that name none
+	MaxBytes   int64              // that all items together are charged at most; 0: no limit
+	Metrics    *telemetry.Metrics // nil counts nothing
 }
 
 // Written is what became of a write.
@@ -27,14 +30,25 @@ type Written = repo.Written
 // goroutines. Besides the errors named at each, any of them can return those of
 // package txn and the error of its context.
 type Store struct {
-	units   *txn.Manager
-	options Options
-	marks   *marks
+	units    *txn.Manager
+	options  Options
+	marks    *marks
+	counters *counters
+	// full is what the last write saw: a hint, so that writes near the limit do
+	// not first try to go together.
+	full  *atomic.Bool
+	usage *atomic.Pointer[item.Usage] // as last read
 }
 
 // New returns a store whose units of work units runs.
 func New(units *txn.Manager, options Options) *Store {
-	return &Store{units: units, options: options, marks: new(marks)}
+	if options.Metrics == nil {
+		options.Metrics = telemetry.NoMetrics()
+	}
+	return &Store{
+		units: units, options: options, marks: new(marks), full: new(atomic.Bool), usage: new(atomic.Pointer[item.Usage]),
+		counters: &counters{evictions: counter{add: options.Metrics.Evicted}, expirations: counter{add: options.Metrics.Expired}},
+	}
 }
 
 // On returns the same store with its units of work run by units: for background
@@ -77,13 +91,16 @@ func (s *Store) Metadata(ctx context.Context, key item.Key) (metadata item.Metad
 // item is not as required, nothing happens and the error is
 // item.ErrPreconditionFailed.
 func (s *Store) Put(ctx context.Context, value item.Value, ttl *item.TTL, required item.Precondition) (written Written, err error) {
+	size, err := s.checkSize([]item.Value{value})
+	if err != nil {
+		return Written{}, err
+	}
 	write := repo.Write{Value: value, TTL: s.ttl(ttl)}
-	err = s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
+	err = s.write(ctx, size, func(ctx context.Context, u *txn.Unit) (change, error) {
 		var usage item.Usage
-		if written, usage, err = put(ctx, u, write, required); err != nil {
-			return err
-		}
-		return repo.AddUsage(ctx, u, usage)
+		written, usage, err = put(ctx, u, write, required)
+		s.changed(u, value.Key)
+		return change{usage: usage, stored: []item.Key{value.Key}}, err
 	})
 	return written, err
 }
@@ -142,6 +159,7 @@ func (s *Store) Delete(ctx context.Context, key item.Key, required item.Precondi
 		if err != nil {
 			return err
 		}
+		s.changed(u, key)
 		if err := repo.AddUsage(ctx, u, usage); err != nil {
 			return err
 		}
@@ -157,6 +175,7 @@ func (s *Store) Delete(ctx context.Context, key item.Key, required item.Precondi
 func (s *Store) Touch(ctx context.Context, key item.Key, ttl *item.TTL) (metadata item.Metadata, err error) {
 	err = s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
 		metadata, err = repo.Touch(ctx, u, key, ttl)
+		s.changed(u, key)
 		return err
 	})
 	return metadata, err
@@ -216,6 +235,7 @@ func (s *Store) Clear(ctx context.Context, pattern item.Pattern) (cleared item.C
 			return err
 		}
 		var usage item.Usage
+		s.clearedAll(u)
 		cleared, usage, err = repo.Clear(ctx, u, pattern)
 		switch {
 		case err != nil:
@@ -259,16 +279,20 @@ func (s *Store) PutMany(ctx context.Context, values []item.Value, ttl *item.TTL)
 	if len(values) == 0 {
 		return nil
 	}
+	size, err := s.checkSize(values)
+	if err != nil {
+		return err
+	}
 	writes := make([]repo.Write, len(values))
+	keys := make([]item.Key, len(values))
 	for i, value := range values {
 		writes[i] = repo.Write{Value: value, TTL: s.ttl(ttl)}
+		keys[i] = value.Key
 	}
-	return s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
+	return s.write(ctx, size, func(ctx context.Context, u *txn.Unit) (change, error) {
 		_, usage, err := repo.Upsert(ctx, u, writes)
-		if err != nil {
-			return err
-		}
-		return repo.AddUsage(ctx, u, usage)
+		s.changed(u, keys...)
+		return change{usage: usage, stored: keys}, err
 	})
 }
 
@@ -286,34 +310,7 @@ func (s *Store) DeleteMany(ctx context.Context, keys []item.Key) (n int, err err
 			return err
 		}
 		n = len(deleted)
-		return repo.AddUsage(ctx, u, usage)
-	})
-	return n, err
-}
-
-// Usage returns what is stored, by kind. Items that have expired count until
-// they are swept.
-func (s *Store) Usage(ctx context.Context) (usage item.Usage, err error) {
-	err = s.units.ReadOne(ctx, func(ctx context.Context, u *txn.Unit) error {
-		usage, err = repo.Usage(ctx, u)
-		return err
-	})
-	return usage, err
-}
-
-// Sweep deletes at most limit expired items of each kind and returns how many;
-// none where another server is sweeping.
-func (s *Store) Sweep(ctx context.Context, limit int) (n int, err error) {
-	err = s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
-		n = 0
-		mine, err := repo.TrySweepLock(ctx, u)
-		if err != nil || !mine {
-			return err
-		}
-		var usage item.Usage
-		if n, usage, err = repo.DeleteExpired(ctx, u, limit); err != nil {
-			return err
-		}
+		s.changed(u, keys...)
 		return repo.AddUsage(ctx, u, usage)
 	})
 	return n, err
@@ -346,30 +343,44 @@ func (s *Store) Publish(ctx context.Context, value item.Value, ttl *item.TTL, re
 	if value.Key.Kind() == item.KindBlock {
 		other = component
 	}
-	err = s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
+	size, err := s.checkSize([]item.Value{value})
+	if err != nil {
+		return Written{}, err
+	}
+	if value.Component != nil {
+		size *= 2 // the demo of a component is stored with that, too
+	}
+	err = s.write(ctx, size, func(ctx context.Context, u *txn.Unit) (change, error) {
 		// A component and its demo are published one after the other, and so are an
 		// item and one of the other kind: what is decided here spans rows and tables.
 		if err := repo.LockName(ctx, u, value.Key.Framework(), registry.DemoBase(value.Key.Name())); err != nil {
-			return err
+			return change{}, err
 		}
 		switch _, err := repo.Metadata(ctx, u, other); {
 		case err == nil:
-			return fmt.Errorf("%w: %s stands under this name", item.ErrConflict, other)
+			return change{}, fmt.Errorf("%w: %s stands under this name", item.ErrConflict, other)
 		case !errors.Is(err, item.ErrNotFound):
-			return err
+			return change{}, err
 		}
 		value, err := withStoredDemo(ctx, u, value)
 		if err != nil {
-			return err
+			return change{}, err
 		}
-		var usage, filled item.Usage
-		if written, usage, err = put(ctx, u, repo.Write{Value: value, TTL: s.ttl(ttl)}, required); err != nil {
-			return err
+		var done change
+		if written, done.usage, err = put(ctx, u, repo.Write{Value: value, TTL: s.ttl(ttl)}, required); err != nil {
+			return change{}, err
 		}
-		if filled, err = fillDemo(ctx, u, value); err != nil {
-			return err
+		done.stored = []item.Key{value.Key}
+		filled, usage, err := fillDemo(ctx, u, value)
+		if err != nil {
+			return change{}, err
 		}
-		return repo.AddUsage(ctx, u, usage.Plus(filled))
+		if filled != nil {
+			done.stored = append(done.stored, *filled)
+			done.usage = done.usage.Plus(usage)
+		}
+		s.changed(u, done.stored...)
+		return done, nil
 	})
 	return written, err
 }
@@ -381,6 +392,19 @@ func publishedKeys(framework, name string) (component, block item.Key, err error
 	}
 	block, err = item.BlockKey(framework, name)
 	return component, block, err
+}
+
+// changed drops keys from the read cache once the unit has ended, before anybody
+// learns of it. A unit whose outcome is unknown may have changed them, too.
+func (s *Store) changed(u *txn.Unit, keys ...item.Key) {
+	drop := func() {}
+	u.AfterCommit(drop)
+	u.InDoubt(drop)
+}
+
+// clearedAll is changed for any key.
+func (s *Store) clearedAll(u *txn.Unit) {
+	s.changed(u)
 }
 
 func (s *Store) ttl(ttl *item.TTL) item.TTL {

@@ -145,6 +145,16 @@ func (t *Telemetry) setupTraces(ctx context.Context, env environment, res *resou
 	return nil
 }
 
+// Tracing reports whether traces are made at all. Where they are not, whoever
+// would only pass them on can be left out, at no cost.
+func (t *Telemetry) Tracing() bool {
+	_, off := t.TracerProvider.(nooptrace.TracerProvider)
+	return !off
+}
+
+// Tracer makes the server's own spans.
+func (t *Telemetry) Tracer() trace.Tracer { return t.TracerProvider.Tracer(Scope) }
+
 // MetricsHandler answers with all metrics in Prometheus' formats: those of
 // MeterProvider, the Go runtime's and the process's.
 func (t *Telemetry) MetricsHandler() http.Handler {

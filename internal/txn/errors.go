@@ -33,10 +33,14 @@ var infrastructureStates = []string{
 	stateReadOnlyTransaction,
 }
 
-// isConflict tells whether the same transaction may succeed when it is tried again.
-func isConflict(err error) bool {
+// conflictOf returns the SQLSTATE of err where that says that the same
+// transaction may succeed when it is tried again.
+func conflictOf(err error) (state string, conflict bool) {
 	var pgErr *pgconn.PgError
-	return errors.As(err, &pgErr) && (pgErr.Code == stateSerializationFailure || pgErr.Code == stateDeadlockDetected)
+	if !errors.As(err, &pgErr) {
+		return "", false
+	}
+	return pgErr.Code, pgErr.Code == stateSerializationFailure || pgErr.Code == stateDeadlockDetected
 }
 
 // classify gives an error of a statement its meaning. What it does not know it
@@ -87,7 +91,7 @@ func unavailable(ctx context.Context, doing string, err error) error {
 	if ctxErr := ctx.Err(); ctxErr != nil {
 		return fmt.Errorf("%s: %w: %w", doing, ctxErr, err)
 	}
-	if isConflict(err) {
+	if _, conflict := conflictOf(err); conflict {
 		return err
 	}
 	return fmt.Errorf("%w: %s: %w", ErrUnavailable, doing, err)

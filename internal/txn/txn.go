@@ -14,8 +14,14 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/stockroom/stockroom/internal/limit"
+	"github.com/stockroom/stockroom/internal/telemetry"
 )
 
 // What a unit of work can end with besides its function's own error.
@@ -56,6 +62,9 @@ type Connections interface {
 type Manager struct {
 	connections Connections
 	gate        *limit.Gate
+	breaker     *Breaker
+	metrics     *telemetry.Metrics
+	tracer      trace.Tracer
 	log         *slog.Logger
 }
 
@@ -63,16 +72,37 @@ type Manager struct {
 // of gate from before it gets its connection until it has ended; a nil gate is
 // for work in the background, which has connections of its own.
 func New(connections Connections, gate *limit.Gate, log *slog.Logger) *Manager {
-	return &Manager{connections: connections, gate: gate, log: log}
+	return &Manager{
+		connections: connections, gate: gate, log: log,
+		metrics: telemetry.NoMetrics(), tracer: noop.NewTracerProvider().Tracer(""),
+	}
 }
+
+// Guard puts breaker in front of the manager's transactions and returns the
+// manager. It is for before the first one.
+func (m *Manager) Guard(breaker *Breaker) *Manager {
+	m.breaker = breaker
+	return m
+}
+
+// Observe makes the manager count in metrics and trace with tracer, and returns
+// it. It is for before the first transaction.
+func (m *Manager) Observe(metrics *telemetry.Metrics, tracer trace.Tracer) *Manager {
+	m.metrics, m.tracer = metrics, tracer
+	return m
+}
+
+// errNoSlot marks the errors of the gate: they say nothing of the database.
+var errNoSlot = errors.New("txn: no slot")
 
 // acquire takes a slot and a connection. The caller must call release.
 func (m *Manager) acquire(ctx context.Context) (conn *pgxpool.Conn, release func(), err error) {
 	var slot *limit.Slot
 	if m.gate != nil {
 		if slot, err = m.gate.Acquire(ctx); err != nil {
-			return nil, nil, err
+			return nil, nil, fmt.Errorf("%w: %w", errNoSlot, err)
 		}
+		m.metrics.SlotWaited(ctx, slot.Waited())
 	}
 	conn, err = m.connections.Acquire(ctx)
 	if err != nil {
@@ -135,15 +165,23 @@ type insideKey struct{}
 
 // retry calls try until it ends in something else than a conflict with another
 // transaction. Nothing is held while it waits.
-func (m *Manager) retry(ctx context.Context, try func(context.Context) error) error {
+func (m *Manager) retry(ctx context.Context, try func(context.Context) error) (err error) {
 	if ctx.Value(insideKey{}) != nil {
 		return ErrNested
 	}
+	ctx, span := m.tracer.Start(ctx, "unit of work")
+	defer func() {
+		if err != nil {
+			span.SetStatus(codes.Error, "")
+		}
+		span.End()
+	}()
 	inside := context.WithValue(ctx, insideKey{}, true)
 	var waits backoff.BackOff
 	for tries := 1; ; tries++ {
-		err := try(inside)
-		if !isConflict(err) {
+		err = m.breaker.do(func() error { return try(inside) })
+		state, conflict := conflictOf(err)
+		if !conflict {
 			return err
 		}
 		if tries == maxTries {
@@ -157,6 +195,8 @@ func (m *Manager) retry(ctx context.Context, try func(context.Context) error) er
 			waits.Reset()
 		}
 		wait := waits.NextBackOff()
+		m.metrics.TransactionRetried(ctx, state)
+		span.AddEvent("retry", trace.WithAttributes(semconv.DBResponseStatusCode(state), attribute.Int("stockroom.try", tries)))
 		m.log.DebugContext(ctx, "retrying a transaction", "try", tries, "wait", wait, "error", err)
 		timer := time.NewTimer(wait)
 		select {

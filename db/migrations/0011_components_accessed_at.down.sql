@@ -1,0 +1,1 @@
+DROP INDEX components_accessed_at_idx;

@@ -1,0 +1,1 @@
+DROP INDEX blocks_accessed_at_idx;

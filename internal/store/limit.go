@@ -1,0 +1,179 @@
+package store
+
+import (
+	"context"
+	"errors"
+
+	"github.com/stockroom/stockroom/internal/item"
+	"github.com/stockroom/stockroom/internal/repo"
+	"github.com/stockroom/stockroom/internal/txn"
+)
+
+// The limit is kept exactly, by all servers on a database together, without
+// making writers wait for each other while there is room:
+//
+// A write that is small, while the store is far from full, holds the size lock
+// together with others. "Far" leaves a margin that all such writes together
+// cannot fill, however many there are at once. Any other write holds the lock
+// alone: nobody else is adding then, so the counters are exact, and it evicts what
+// it needs in its own transaction.
+const (
+	// marginShare of the limit is left to writes that hold the lock together.
+	marginShare = 4
+	// evictionBatch is how many items are looked at, and deleted, at once.
+	evictionBatch = 500
+)
+
+// errNearLimit says that a write must hold the size lock alone.
+var errNearLimit = errors.New("store: too near the limit to write together with others")
+
+// change is what a write has done in its unit.
+type change struct {
+	usage  item.Usage
+	stored []item.Key // must not be evicted for this very write
+}
+
+// write runs fn in a unit, keeps the store within its limit, evicting what must
+// go for that, and keeps the counters. size is the most that fn will add, in
+// bytes charged; an fn that adds more than it said is run again.
+func (s *Store) write(ctx context.Context, size int64, fn func(context.Context, *txn.Unit) (change, error)) error {
+	if s.options.MaxBytes == 0 {
+		return s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
+			done, err := fn(ctx, u)
+			if err != nil {
+				return err
+			}
+			return repo.AddUsage(ctx, u, done.usage)
+		})
+	}
+	alone := s.full.Load()
+	for {
+		err := s.writeWithin(ctx, size, alone, fn)
+		if !errors.Is(err, errNearLimit) {
+			return err
+		}
+		alone = true
+	}
+}
+
+func (s *Store) writeWithin(ctx context.Context, size int64, alone bool, fn func(context.Context, *txn.Unit) (change, error)) error {
+	marks := s.newMarksInUnit()
+	err := s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
+		before, err := repo.LockSize(ctx, u, alone)
+		if err != nil {
+			return err
+		}
+		s.full.Store(!s.far(before, 0))
+		if !alone && !s.far(before, size) {
+			return errNearLimit
+		}
+		done, err := fn(ctx, u)
+		if err != nil {
+			return err
+		}
+		if !alone && done.usage.Bytes.Total() > size {
+			return errNearLimit
+		}
+		if over := before.Bytes + done.usage.Bytes.Total() - s.options.MaxBytes; alone && over > 0 {
+			evicted, err := s.evict(ctx, u, marks, over, done.stored)
+			if err != nil {
+				return err
+			}
+			done.usage = done.usage.Plus(evicted)
+		}
+		return repo.AddUsage(ctx, u, done.usage)
+	})
+	marks.end(err)
+	return err
+}
+
+// far tells whether a write of size may hold the size lock together with others.
+func (s *Store) far(before repo.Size, size int64) bool {
+	margin := s.options.MaxBytes / marginShare
+	return size <= margin/before.Writers && before.Bytes+size+margin <= s.options.MaxBytes
+}
+
+// evict frees at least need bytes in a unit that holds the size lock alone:
+// expired items first, then the least recently used, without those of keep. It
+// returns the change of the usage.
+func (s *Store) evict(ctx context.Context, u *txn.Unit, marks *marksInUnit, need int64, keep []item.Key) (item.Usage, error) {
+	var total item.Usage
+	for need > 0 {
+		expired, usage, err := repo.DeleteExpired(ctx, u, evictionBatch)
+		if err != nil {
+			return item.Usage{}, err
+		}
+		if expired == 0 {
+			break
+		}
+		need += usage.Bytes.Total()
+		total = total.Plus(usage)
+		s.count(u, &s.counters.expirations, usage)
+	}
+	if need <= 0 {
+		return total, nil
+	}
+	// What has been read must show before the least recently used are chosen.
+	if err := marks.apply(ctx, u); err != nil {
+		return item.Usage{}, err
+	}
+	for need > 0 {
+		victims, err := repo.LeastRecentlyUsed(ctx, u, keep, evictionBatch)
+		if err != nil {
+			return item.Usage{}, err
+		}
+		if len(victims) == 0 {
+			return item.Usage{}, item.ErrTooLarge
+		}
+		usage, err := s.evictItems(ctx, u, enough(victims, need))
+		if err != nil {
+			return item.Usage{}, err
+		}
+		need += usage.Bytes.Total()
+		total = total.Plus(usage)
+	}
+	return total, nil
+}
+
+// enough returns the first victims that together have need bytes, or all.
+func enough(victims []repo.Victim, need int64) []repo.Victim {
+	for i, v := range victims {
+		if need -= v.Bytes; need <= 0 {
+			return victims[:i+1]
+		}
+	}
+	return victims
+}
+
+// evictItems deletes victims and returns the change of the usage.
+func (s *Store) evictItems(ctx context.Context, u *txn.Unit, victims []repo.Victim) (item.Usage, error) {
+	keys, usage, err := repo.Evict(ctx, u, victims)
+	if err != nil {
+		return item.Usage{}, err
+	}
+	s.changed(u, keys...)
+	s.count(u, &s.counters.evictions, usage)
+	return usage, nil
+}
+
+// checkSize refuses what can never fit.
+func (s *Store) checkSize(values []item.Value) (size int64, err error) {
+	limit := s.options.MaxBytes
+	var faults item.Faults
+	for i := range values {
+		value := &values[i]
+		if limit > 0 && value.Bytes > limit {
+			faults = append(faults, &item.Fault{
+				Code: item.CodeTooLarge, Key: value.Key.String(), Detail: "the item is larger than the limit of the store",
+			})
+		}
+		size += value.Bytes
+	}
+	switch {
+	case len(faults) > 0:
+		return 0, faults
+	case limit > 0 && size > limit:
+		return 0, item.ErrBatchTooLarge
+	}
+	return size, nil
+}
