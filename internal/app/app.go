@@ -29,6 +29,7 @@ import (
 	"github.com/stockroom/stockroom/internal/janitor"
 	"github.com/stockroom/stockroom/internal/limit"
 	"github.com/stockroom/stockroom/internal/postgres"
+	"github.com/stockroom/stockroom/internal/readcache"
 	"github.com/stockroom/stockroom/internal/store"
 	"github.com/stockroom/stockroom/internal/telemetry"
 	"github.com/stockroom/stockroom/internal/txn"
@@ -72,6 +73,7 @@ type App struct {
 	dsn        string
 	db         *postgres.DB
 	gate       *limit.Gate
+	cache      *readcache.Cache
 	breaker    *txn.Breaker
 	background *store.Store // the same items, for what runs by the clock
 	janitor    *janitor.Janitor
@@ -140,9 +142,11 @@ func (a *App) newStore() *store.Store {
 	units := txn.New(a.db, a.gate, a.log).Guard(breaker).Observe(metrics, tracer)
 	// What runs in the background has connections of its own and takes no slot.
 	background := txn.New(a.db, nil, a.log).Guard(breaker).Observe(metrics, tracer)
+	a.cache = readcache.New(int64(a.cfg.CacheBytes), a.cfg.CacheMaxStaleness)
 	items := store.New(units, store.Options{
 		DefaultTTL: item.TTL(a.cfg.DefaultTTL / time.Second),
 		MaxBytes:   int64(a.cfg.MaxBytes),
+		Cache:      a.cache,
 		Metrics:    metrics,
 	})
 	a.background = items.On(background)
@@ -434,6 +438,7 @@ func (a *App) stop() error {
 		{"finish requests", a.server != nil, grace + drainMargin, func(ctx context.Context) error { return a.server.drain(ctx, grace) }},
 		{"stop background work", a.janitor != nil, stepTimeout, func(context.Context) error { a.janitor.Close(); return nil }},
 		{"write access marks", a.background != nil, stepTimeout, func(ctx context.Context) error { return a.background.FlushMarks(ctx) }},
+		{"close the read cache", a.cache != nil, stepTimeout, func(context.Context) error { a.cache.Close(); return nil }},
 		{"close the gate", a.gate != nil, stepTimeout, func(context.Context) error { a.gate.Close(); return nil }},
 		{"close database connections", a.db != nil, stepTimeout, func(ctx context.Context) error { return a.db.Close(ctx) }},
 		{"stop the embedded PostgreSQL", a.embedded != nil, time.Minute, func(ctx context.Context) error { return a.embedded.Stop(ctx) }},

@@ -28,11 +28,36 @@ func (s *server) getItem(keyOf keyFunc) handler {
 		if err != nil {
 			return err
 		}
-		stored, err := s.store.Get(r.Context(), key)
+		get := s.store.Get
+		if noCache(r) {
+			get = s.store.GetFresh
+		}
+		stored, err := get(r.Context(), key)
 		if err != nil {
 			return err
 		}
+		markStale(w, stored)
 		return writeItem(w, required, stored.Metadata, stored.JSON)
+	}
+}
+
+// noCache tells whether the caller wants nothing from a cache (RFC 9111, section
+// 5.2.1.4).
+func noCache(r *http.Request) bool {
+	for _, line := range r.Header["Cache-Control"] {
+		for directive := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(strings.TrimSpace(directive), "no-cache") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// markStale tells the caller that the database could not be asked.
+func markStale(w http.ResponseWriter, stored item.Stored) {
+	if stored.Stale {
+		w.Header().Set("Stockroom-Stale", "true")
 	}
 }
 

@@ -22,10 +22,11 @@ func (s *server) getRegistryItem(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	stored, err := s.store.GetPublished(r.Context(), framework, name)
+	stored, err := s.store.GetPublished(r.Context(), framework, name, noCache(r))
 	if err != nil {
 		return err
 	}
+	markStale(w, stored)
 	body, err := registry.Encode(stored.Key, stored.JSON)
 	if err != nil {
 		return err

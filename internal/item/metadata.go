@@ -21,6 +21,8 @@ type Metadata struct {
 type Stored struct {
 	Metadata
 	JSON []byte // the value, as in Value.JSON; never changed by anyone
+	// Stale says that the database could not be asked whether this is the latest.
+	Stale bool
 }
 
 // Summary is what a list says of a component or a block: its metadata and its

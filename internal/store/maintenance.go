@@ -63,7 +63,10 @@ func (s *Store) Stats(ctx context.Context) (Stats, error) {
 		usage = stored.Minus(expired)
 		return err
 	})
+	cache := s.cache.Stats()
 	return Stats{
+		Hits:        cache.Hits.Total(),
+		Misses:      cache.Misses.Total(),
 		Usage:       usage,
 		LimitBytes:  s.options.MaxBytes,
 		Evictions:   s.counters.evictions.n.Load(),

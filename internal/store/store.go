@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"github.com/stockroom/stockroom/internal/item"
+	"github.com/stockroom/stockroom/internal/readcache"
 	"github.com/stockroom/stockroom/internal/registry"
 	"github.com/stockroom/stockroom/internal/repo"
 	"github.com/stockroom/stockroom/internal/telemetry"
@@ -20,6 +21,7 @@ import (
 type Options struct {
 	DefaultTTL item.TTL           // for writes that name none
 	MaxBytes   int64              // that all items together are charged at most; 0: no limit
+	Cache      *readcache.Cache   // of this store alone; nil: none
 	Metrics    *telemetry.Metrics // nil counts nothing
 }
 
@@ -32,6 +34,7 @@ type Written = repo.Written
 type Store struct {
 	units    *txn.Manager
 	options  Options
+	cache    *readcache.Cache
 	marks    *marks
 	counters *counters
 	// full is what the last write saw: a hint, so that writes near the limit do
@@ -45,8 +48,11 @@ func New(units *txn.Manager, options Options) *Store {
 	if options.Metrics == nil {
 		options.Metrics = telemetry.NoMetrics()
 	}
+	if options.Cache == nil {
+		options.Cache = readcache.New(0, 0)
+	}
 	return &Store{
-		units: units, options: options, marks: new(marks), full: new(atomic.Bool), usage: new(atomic.Pointer[item.Usage]),
+		units: units, options: options, cache: options.Cache, marks: new(marks), full: new(atomic.Bool), usage: new(atomic.Pointer[item.Usage]),
 		counters: &counters{evictions: counter{add: options.Metrics.Evicted}, expirations: counter{add: options.Metrics.Expired}},
 	}
 }
@@ -59,10 +65,37 @@ func (s *Store) On(units *txn.Manager) *Store {
 	return &background
 }
 
-// Get reads an item and counts as an access to it. An item that there is not, or
+// Get reads an item and counts as an access to it: from the read cache, or from
+// the database for all who wait for it together. An item that there is not, or
 // that has expired, is item.ErrNotFound.
+//
+// While the circuit breaker is open, what the cache holds is returned with Stale
+// set, however old it is.
 func (s *Store) Get(ctx context.Context, key item.Key) (item.Stored, error) {
-	stored, err := s.read(ctx, key)
+	if stored, ok := s.cache.Lookup(key); ok {
+		s.options.Metrics.CacheHit(ctx, string(key.Kind()))
+		s.marks.add(key)
+		return stored, nil
+	}
+	s.options.Metrics.CacheMiss(ctx, string(key.Kind()))
+	return s.get(ctx, key, s.cache.Load)
+}
+
+// GetFresh is Get from the database, whatever the read cache holds.
+func (s *Store) GetFresh(ctx context.Context, key item.Key) (item.Stored, error) {
+	return s.get(ctx, key, s.cache.Reload)
+}
+
+type loader func(ctx context.Context, key item.Key, load func(context.Context) (item.Stored, error)) (item.Stored, error)
+
+func (s *Store) get(ctx context.Context, key item.Key, load loader) (item.Stored, error) {
+	stored, err := load(ctx, key, func(ctx context.Context) (item.Stored, error) { return s.read(ctx, key) })
+	if errors.Is(err, txn.ErrBreakerOpen) {
+		if cached, ok := s.cache.LookupStale(key); ok {
+			cached.Stale = true
+			stored, err = cached, nil
+		}
+	}
 	if err == nil {
 		s.marks.add(key)
 	}
@@ -317,15 +350,20 @@ func (s *Store) DeleteMany(ctx context.Context, keys []item.Key) (n int, err err
 }
 
 // GetPublished reads the component or block that the registry view has under a
-// name. It counts as an access. One that there is not is item.ErrNotFound.
-func (s *Store) GetPublished(ctx context.Context, framework, name string) (item.Stored, error) {
+// name, as Get does or, with fresh, as GetFresh. One that there is not is
+// item.ErrNotFound.
+func (s *Store) GetPublished(ctx context.Context, framework, name string, fresh bool) (item.Stored, error) {
+	get := s.Get
+	if fresh {
+		get = s.GetFresh
+	}
 	component, block, err := publishedKeys(framework, name)
 	if err != nil {
 		return item.Stored{}, err
 	}
-	stored, err := s.Get(ctx, component)
+	stored, err := get(ctx, component)
 	if errors.Is(err, item.ErrNotFound) {
-		return s.Get(ctx, block)
+		return get(ctx, block)
 	}
 	return stored, err
 }
@@ -397,14 +435,15 @@ func publishedKeys(framework, name string) (component, block item.Key, err error
 // changed drops keys from the read cache once the unit has ended, before anybody
 // learns of it. A unit whose outcome is unknown may have changed them, too.
 func (s *Store) changed(u *txn.Unit, keys ...item.Key) {
-	drop := func() {}
-	u.AfterCommit(drop)
-	u.InDoubt(drop)
+	s.onEnd(u, func() { s.cache.Invalidate(keys...) })
 }
 
 // clearedAll is changed for any key.
-func (s *Store) clearedAll(u *txn.Unit) {
-	s.changed(u)
+func (s *Store) clearedAll(u *txn.Unit) { s.onEnd(u, s.cache.Reset) }
+
+func (s *Store) onEnd(u *txn.Unit, hook func()) {
+	u.AfterCommit(hook)
+	u.InDoubt(hook)
 }
 
 func (s *Store) ttl(ttl *item.TTL) item.TTL {
