@@ -14,8 +14,6 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
-	"github.com/exaring/otelpgx"
-	"github.com/jackc/pgx/v5/pgconn"
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	"go.opentelemetry.io/otel/metric/noop"
 
@@ -95,7 +93,7 @@ func Run(ctx context.Context, cfg config.Config, signals Signals, getenv func(st
 	}
 	err = unlessStopped(ctx, err)
 	if err != nil {
-		log.Error("failed", "error", err)
+		log.ErrorContext(ctx, "failed", "error", err)
 	}
 	return errors.Join(err, a.stop())
 }
@@ -103,7 +101,7 @@ func Run(ctx context.Context, cfg config.Config, signals Signals, getenv func(st
 // start starts everything, forward: what it has started when it fails is for
 // stop to stop.
 func (a *App) start(ctx context.Context, getenv func(string) string) (err error) {
-	a.log.Info("starting", "version", buildinfo.String())
+	a.log.InfoContext(ctx, "starting", "version", buildinfo.String())
 	a.telemetry, err = telemetry.Setup(ctx, telemetry.Options{Version: buildinfo.String(), Getenv: getenv, Logger: a.log})
 	if err != nil {
 		return err
@@ -127,7 +125,7 @@ func (a *App) start(ctx context.Context, getenv func(string) string) (err error)
 	a.server.handle(a.handler(items))
 	a.startJobs()
 	a.phase.Store(int32(serving))
-	a.log.Info("ready", "url", a.server.url())
+	a.log.InfoContext(ctx, "ready", "url", a.server.url())
 	return nil
 }
 
@@ -237,7 +235,7 @@ func (a *App) reloadKeys() {
 // unlessStopped drops an error that came of being asked to stop.
 func unlessStopped(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // what else went wrong is of no interest then
 	}
 	return err
 }
@@ -309,20 +307,24 @@ func (a *App) openDatabase(ctx context.Context) (err error) {
 	if err := a.findDatabase(ctx); err != nil {
 		return err
 	}
-	settings := postgres.Config{
+	a.db, err = postgres.Open(postgres.Config{
 		DSN:            a.dsn,
 		MaxConns:       int32(a.cfg.DBMaxConcurrency + backgroundConnections), //nolint:gosec // config allows 10,000 at most
 		ConnectTimeout: connectTimeout,
-	}
-	if a.telemetry.Tracing() {
-		settings.Tracer = otelpgx.NewTracer(otelpgx.WithTracerProvider(a.telemetry.TracerProvider),
-			otelpgx.WithMeterProvider(noop.NewMeterProvider()), otelpgx.WithDisableConnectionDetailsInAttributes())
-	}
-	a.db, err = postgres.Open(settings)
+		Tracer:         a.queryTracer(),
+	})
 	if err != nil {
 		return err
 	}
 	return a.migrate(ctx)
+}
+
+// queryTracer makes the spans of statements, or is nil where nobody wants them.
+func (a *App) queryTracer() postgres.Tracer {
+	if !a.telemetry.Tracing() {
+		return nil
+	}
+	return postgres.NewTracer(a.telemetry.TracerProvider)
 }
 
 // reservedConnections are for the migrations and for a person who looks.
@@ -337,11 +339,11 @@ func (a *App) migrate(ctx context.Context) error {
 	waits.Reset()
 	for {
 		err := a.migrateOnce(ctx)
-		if err == nil || !unreachable(err) {
+		if err == nil || !postgres.MayComeUp(err) {
 			return err
 		}
 		wait := waits.NextBackOff()
-		a.log.Warn("the database cannot be reached yet", "retry_in", wait, "error", err)
+		a.log.WarnContext(ctx, "the database cannot be reached yet", "retry_in", wait, "error", err)
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
@@ -367,17 +369,6 @@ func (a *App) migrateOnce(ctx context.Context) error {
 	return errors.Join(err, migrator.Close())
 }
 
-// unreachable tells whether err may go away by itself: the database is down, not
-// yet up, or full, rather than refusing us for a reason.
-func unreachable(err error) bool {
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) {
-		return txn.IsInfrastructure(pgErr)
-	}
-	var connectErr *pgconn.ConnectError
-	return errors.As(err, &connectErr) || errors.Is(err, context.DeadlineExceeded)
-}
-
 func (a *App) serving() error {
 	switch phase(a.phase.Load()) {
 	case serving:
@@ -394,13 +385,17 @@ func (a *App) notReady(ctx context.Context) []string {
 	if err := a.serving(); err != nil {
 		return []string{err.Error()}
 	}
+	var reasons []string
+	if a.breaker.Open() {
+		reasons = append(reasons, "the circuit breaker is open")
+	}
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	if err := a.db.Ping(ctx); err != nil {
 		a.log.WarnContext(ctx, "readiness: the database does not answer", "error", err)
-		return []string{"the database does not answer"}
+		reasons = append(reasons, "the database does not answer")
 	}
-	return nil
+	return reasons
 }
 
 // writeAddress tells scripts and health checks where the service listens. A data

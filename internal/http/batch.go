@@ -93,6 +93,7 @@ func (s *server) parseMset(body []byte) ([]item.Value, *item.TTL, error) {
 		values  []item.Value
 		faults  item.Faults
 		ttl     *item.TTL
+		n       int
 		present bool
 	)
 	err := item.Decode(body, func(dec *jsontext.Decoder) error {
@@ -102,7 +103,7 @@ func (s *server) parseMset(body []byte) ([]item.Value, *item.TTL, error) {
 				ttl, err = readTTL(dec)
 			case "entries":
 				present = true
-				values, faults, err = s.readEntries(dec)
+				values, faults, n, err = s.readEntries(dec)
 			default:
 				err = item.UnknownField(dec, name)
 			}
@@ -114,20 +115,20 @@ func (s *server) parseMset(body []byte) ([]item.Value, *item.TTL, error) {
 		return nil, nil, err
 	case !present:
 		return nil, nil, &apiError{codeInvalidBatch, `the field "entries" is required`}
-	case len(values)+len(faults) > s.config.MaxBatch:
-		return nil, nil, s.tooManyKeys(len(values) + len(faults))
+	case n > s.config.MaxBatch:
+		return nil, nil, s.tooManyKeys(n)
 	case len(faults) > 0:
 		return nil, nil, faults
 	}
 	return values, ttl, nil
 }
 
-// readEntries reads an object of values by key. Each that breaks a rule is a
-// fault, and reading goes on behind it.
-func (s *server) readEntries(dec *jsontext.Decoder) (values []item.Value, faults item.Faults, err error) {
+// readEntries reads an object of values by key and counts them. Each that breaks
+// a rule is a fault, and reading goes on behind it; those beyond the limit of a
+// batch are only counted.
+func (s *server) readEntries(dec *jsontext.Decoder) (values []item.Value, faults item.Faults, n int, err error) {
 	err = item.ReadObject(dec, func(name string) error {
-		if len(values)+len(faults) > s.config.MaxBatch {
-			values, faults = append(values, item.Value{}), nil // only counted from here on
+		if n++; n > s.config.MaxBatch {
 			return dec.SkipValue()
 		}
 		key, err := item.ParseKey(name)
@@ -151,7 +152,7 @@ func (s *server) readEntries(dec *jsontext.Decoder) (values []item.Value, faults
 		}
 		return nil
 	})
-	return values, faults, err
+	return values, faults, n, err
 }
 
 func (s *server) mdelete(w http.ResponseWriter, r *http.Request) error {

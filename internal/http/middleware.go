@@ -127,6 +127,11 @@ func (s *server) guarded(scope auth.Scopes, next handler) handler {
 // admit checks the request's API key, its scope and its client's rate. A client
 // is known by its key and, where it has none that is good, by its address.
 func (s *server) admit(w http.ResponseWriter, r *http.Request, scope auth.Scopes) error {
+	// A page of another site, open in the browser of somebody who can reach us,
+	// must not write here in that one's name.
+	if err := s.crossOrigin.Check(r); err != nil {
+		return &apiError{codeForbidden, "a browser sent this for a page of another origin"}
+	}
 	principal, refused := s.authenticate(w, r)
 	if s.limiter != nil {
 		client := "key:" + principal.ID

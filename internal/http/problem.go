@@ -10,7 +10,6 @@ import (
 
 	"github.com/stockroom/stockroom/internal/item"
 	"github.com/stockroom/stockroom/internal/limit"
-	"github.com/stockroom/stockroom/internal/postgres"
 	"github.com/stockroom/stockroom/internal/txn"
 )
 
@@ -96,8 +95,10 @@ var meanings = []struct {
 	{txn.ErrCommitUnknown, codeCommitUnknown, "the connection to the database was lost while committing: the request was carried out whole or not at all; read before you repeat it"},
 	{limit.ErrBusy, codeBusy, "too many requests are waiting for the database"},
 	{limit.ErrClosed, codeShuttingDown, "the service is shutting down"},
-	{postgres.ErrClosed, codeShuttingDown, "the service is shutting down"},
+	{txn.ErrClosed, codeShuttingDown, "the service is shutting down"},
 	{txn.ErrContention, codeBusy, "too many others are changing the same items"},
+	// A caller that left reads no answer; who does has been cut off by a shutdown.
+	{context.Canceled, codeShuttingDown, "the service is shutting down and could not finish the request"},
 	{context.DeadlineExceeded, codeRequestTimeout, "the request took longer than the service allows; nothing of it was carried out"},
 	{txn.ErrUnavailable, codeUnavailable, "the database cannot be reached"},
 }

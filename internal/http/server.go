@@ -55,7 +55,9 @@ type server struct {
 	store   *store.Store
 	log     *slog.Logger
 	limiter *httprate.RateLimiter // nil: no limit
-	router  chi.Router
+
+	crossOrigin http.CrossOriginProtection
+	router      chi.Router
 }
 
 // registryPath is where errors look as the shadcn CLI wants them.

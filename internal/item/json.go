@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -162,13 +163,10 @@ func ReadRaw(dec *jsontext.Decoder) ([]byte, error) {
 
 // ReadRawKind is ReadRaw for a value of one of the kinds.
 func ReadRawKind(dec *jsontext.Decoder, what string, kinds ...jsontext.Kind) ([]byte, error) {
-	peeked := dec.PeekKind()
-	for _, kind := range kinds {
-		if peeked == kind {
-			return ReadRaw(dec)
-		}
+	if !slices.Contains(kinds, dec.PeekKind()) {
+		return nil, wrongType(dec, what)
 	}
-	return nil, wrongType(dec, what)
+	return ReadRaw(dec)
 }
 
 // readStringsJSON reads an array of strings and returns its compact JSON.
@@ -179,8 +177,7 @@ func readStringsJSON(dec *jsontext.Decoder) ([]byte, error) {
 	}
 	elements := jsontext.NewDecoder(bytes.NewBuffer(raw))
 	if _, err := ReadStrings(elements); err != nil {
-		var fault *Fault
-		if errors.As(err, &fault) {
+		if fault, ok := errors.AsType[*Fault](err); ok {
 			fault.Pointer = string(dec.StackPointer()) + fault.Pointer
 		}
 		return nil, err

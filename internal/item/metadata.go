@@ -49,19 +49,17 @@ type Usage struct {
 	Bytes Counts
 }
 
-// Add adds items and bytes of one kind.
-func (u *Usage) Add(kind Kind, items, bytes int64) {
+// UsageOf returns the usage of items of one kind.
+func UsageOf(kind Kind, items, bytes int64) Usage {
 	switch kind {
 	case KindComponent:
-		u.Items.Components += items
-		u.Bytes.Components += bytes
+		return Usage{Items: Counts{Components: items}, Bytes: Counts{Components: bytes}}
 	case KindBlock:
-		u.Items.Blocks += items
-		u.Bytes.Blocks += bytes
+		return Usage{Items: Counts{Blocks: items}, Bytes: Counts{Blocks: bytes}}
 	case KindEntry:
-		u.Items.Entries += items
-		u.Bytes.Entries += bytes
+		return Usage{Items: Counts{Entries: items}, Bytes: Counts{Entries: bytes}}
 	}
+	return Usage{}
 }
 
 // Plus returns the sum of two usages.

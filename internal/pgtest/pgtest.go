@@ -10,9 +10,11 @@ package pgtest
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -132,7 +134,7 @@ func startServer() error {
 		return err
 	}
 	if server.adminURL, err = url.Parse(dsn); err != nil || server.adminURL.Scheme == "" {
-		return fmt.Errorf("TEST_DATABASE_URL must be a URL")
+		return errors.New("TEST_DATABASE_URL must be a URL")
 	}
 	server.template = "template_" + strings.ToLower(rand.Text())
 	if err := admin(ctx, "CREATE DATABASE "+quote(server.template)+" TEMPLATE template0"); err != nil {
@@ -196,8 +198,8 @@ func startContainer(ctx context.Context) (string, error) {
 func stop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
-	for i := len(server.stop) - 1; i >= 0; i-- {
-		if err := server.stop[i](ctx); err != nil {
+	for _, step := range slices.Backward(server.stop) {
+		if err := step(ctx); err != nil {
 			return err
 		}
 	}

@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -24,10 +23,10 @@ var ErrBadDSN = errors.New("postgres: the connection string is neither a URL (po
 
 // Config says how to reach the database.
 type Config struct {
-	DSN            string          // URL or key=value pairs, as libpq reads them
-	MaxConns       int32           // size of the pool, at least 1
-	ConnectTimeout time.Duration   // for one connection; a connect_timeout in the DSN wins
-	Tracer         pgx.QueryTracer // may be nil
+	DSN            string        // URL or key=value pairs, as libpq reads them
+	MaxConns       int32         // size of the pool, at least 1
+	ConnectTimeout time.Duration // for one connection; a connect_timeout in the DSN wins
+	Tracer         Tracer        // nil: nobody is told
 }
 
 const (

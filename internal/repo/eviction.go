@@ -106,7 +106,7 @@ func Evict(ctx context.Context, u *txn.Unit, victims []Victim) ([]item.Key, item
 				return nil, item.Usage{}, err
 			}
 			evicted = append(evicted, key)
-			usage.Add(t.kind, -1, -row.Bytes)
+			usage = usage.Plus(item.UsageOf(t.kind, -1, -row.Bytes))
 		}
 	}
 	return evicted, usage, nil
@@ -121,7 +121,7 @@ func Expired(ctx context.Context, u *txn.Unit) (item.Usage, error) {
 		if err != nil {
 			return item.Usage{}, err
 		}
-		expired.Add(t.kind, row.Items, row.Bytes)
+		expired = expired.Plus(item.UsageOf(t.kind, row.Items, row.Bytes))
 	}
 	return expired, nil
 }

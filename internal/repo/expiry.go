@@ -41,7 +41,7 @@ func DeleteExpired(ctx context.Context, u *txn.Unit, limit int) (int, item.Usage
 		}
 		deleted += len(sizes)
 		for _, size := range sizes {
-			usage.Add(t.kind, -1, -size)
+			usage = usage.Plus(item.UsageOf(t.kind, -1, -size))
 		}
 	}
 	return deleted, usage, nil

@@ -105,7 +105,7 @@ func (t *table) upsertStatement(writes []Write) (string, []any) {
 	}
 	shape := upsertShape{rows: len(writes), createOnly: writes[0].CreateOnly}
 	if sql, ok := t.upsert.texts.Load(shape); ok {
-		return sql.(string), args //nolint:forcetypeassert // only strings are stored
+		return sql.(string), args //nolint:errcheck // only strings are stored
 	}
 	sql := t.upsertText(shape)
 	t.upsert.texts.Store(shape, sql)
@@ -170,9 +170,9 @@ func (t *table) collectWritten(rows pgx.Rows, written map[item.Key]Written, usag
 		}
 		written[metadata.Key] = Written{Metadata: metadata, Created: metadata.Version == 1}
 		if before == nil {
-			usage.Add(t.kind, 1, metadata.Bytes)
+			*usage = usage.Plus(item.UsageOf(t.kind, 1, metadata.Bytes))
 		} else {
-			usage.Add(t.kind, 0, metadata.Bytes-*before)
+			*usage = usage.Plus(item.UsageOf(t.kind, 0, metadata.Bytes-*before))
 		}
 	}
 	return rows.Err()
@@ -195,7 +195,7 @@ func Delete(ctx context.Context, u *txn.Unit, keys []item.Key) ([]item.Key, item
 			return nil, item.Usage{}, err
 		}
 		for _, row := range rows {
-			usage.Add(t.kind, -1, -row.Bytes)
+			usage = usage.Plus(item.UsageOf(t.kind, -1, -row.Bytes))
 			if !row.Alive {
 				continue
 			}
@@ -254,8 +254,8 @@ func Clear(ctx context.Context, u *txn.Unit, pattern item.Pattern) (item.Counts,
 		if err != nil {
 			return item.Counts{}, item.Usage{}, err
 		}
-		cleared.Add(t.kind, row.Alive, 0)
-		usage.Add(t.kind, -row.Rows, -row.Bytes)
+		cleared = cleared.Plus(item.UsageOf(t.kind, row.Alive, 0))
+		usage = usage.Plus(item.UsageOf(t.kind, -row.Rows, -row.Bytes))
 	}
 	return cleared.Items, usage, nil
 }

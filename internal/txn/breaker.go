@@ -25,8 +25,8 @@ type Breaker struct {
 	circuit *gobreaker.CircuitBreaker[struct{}]
 }
 
-// NewBreaker returns a closed breaker that opens after failures failures in a
-// row and probes after timeout. changed, which may be nil, is told each change of
+// NewBreaker returns a closed breaker that opens after so many failures in a row
+// and probes after timeout. changed, which may be nil, is told each change of
 // state: closed, half-open or open. It must be fast.
 func NewBreaker(failures int, timeout time.Duration, changed func(state string)) *Breaker {
 	settings := gobreaker.Settings{
@@ -77,14 +77,16 @@ func outcomeOf(err error) outcome {
 	switch {
 	case err == nil:
 		return success
+	case errors.Is(err, errNoSlot), errors.Is(err, ErrClosed):
+		return neither // it was not asked
 	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrCommitUnknown):
 		return failure
 	case errors.As(err, &pgErr):
 		return success // it answered, be it to a cancellation
 	case errors.Is(err, context.DeadlineExceeded):
 		return failure // it did not answer in time
-	case errors.Is(err, context.Canceled), errors.Is(err, errNoSlot):
-		return neither
+	case errors.Is(err, context.Canceled):
+		return neither // the caller left
 	}
 	return success
 }

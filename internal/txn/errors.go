@@ -6,32 +6,20 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/stockroom/stockroom/internal/postgres"
 )
 
-// SQLSTATE codes (PostgreSQL, appendix A) that mean something to a unit of work.
+// SQLSTATEs (PostgreSQL, appendix A) that mean something to a unit of work.
 const (
 	stateSerializationFailure = "40001"
 	stateDeadlockDetected     = "40P01"
 	stateQueryCanceled        = "57014"
-	stateReadOnlyTransaction  = "25006" // a primary that has become a standby
 	stateLockNotAvailable     = "55P03"
 )
-
-// infrastructureStates are the states, and classes of states, in which the
-// database itself cannot work, whatever the statement was.
-var infrastructureStates = []string{
-	"08",                      // connection exception
-	"53",                      // insufficient resources: disk full, too many connections
-	"57P01", "57P02", "57P03", // shutting down, crashed, starting up
-	"57P05",          // idle session timeout
-	"58",             // system error: I/O
-	"XX001", "XX002", // data or index corrupted
-	stateReadOnlyTransaction,
-}
 
 // conflictOf returns the SQLSTATE of err where that says that the same
 // transaction may succeed when it is tried again.
@@ -54,7 +42,7 @@ func classify(ctx context.Context, err error) error {
 		if (pgErr.Code == stateQueryCanceled || pgErr.Code == stateLockNotAvailable) && ctx.Err() != nil {
 			return fmt.Errorf("%w: %w", ctx.Err(), err)
 		}
-		if IsInfrastructure(pgErr) {
+		if postgres.IsInfrastructure(pgErr) {
 			return fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}
 		return err
@@ -62,17 +50,6 @@ func classify(ctx context.Context, err error) error {
 		return unavailable(ctx, "run a statement", err)
 	}
 	return err
-}
-
-// IsInfrastructure tells whether the database itself cannot work now, whatever it
-// was asked to do.
-func IsInfrastructure(err *pgconn.PgError) bool {
-	for _, state := range infrastructureStates {
-		if strings.HasPrefix(err.Code, state) {
-			return true
-		}
-	}
-	return false
 }
 
 // isConnectionLoss tells whether err comes from the connection, not from the
@@ -91,6 +68,9 @@ func unavailable(ctx context.Context, doing string, err error) error {
 	if ctxErr := ctx.Err(); ctxErr != nil {
 		return fmt.Errorf("%s: %w: %w", doing, ctxErr, err)
 	}
+	if errors.Is(err, postgres.ErrClosed) {
+		return fmt.Errorf("%w: %s", ErrClosed, doing)
+	}
 	if _, conflict := conflictOf(err); conflict {
 		return err
 	}
@@ -106,7 +86,7 @@ func commitError(err error) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &pgErr) && pgErr.SeverityUnlocalized == "ERROR":
-		if IsInfrastructure(pgErr) {
+		if postgres.IsInfrastructure(pgErr) {
 			return fmt.Errorf("%w: commit: %w", ErrUnavailable, err)
 		}
 		return err

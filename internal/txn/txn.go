@@ -35,6 +35,8 @@ var (
 	// ErrContention says that other transactions were in the way for as many
 	// times as a unit is tried; nothing of it has been committed.
 	ErrContention = errors.New("txn: too much contention")
+	// ErrClosed says that the connections have been closed.
+	ErrClosed = errors.New("txn: closed")
 	// ErrNested says that a unit was begun inside another one.
 	ErrNested = errors.New("txn: a unit of work inside a unit of work")
 	// ErrUnitEnded says that a unit was used after its end.

@@ -1,0 +1,46 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// infrastructureStates are the SQLSTATEs, and classes of them (PostgreSQL,
+// appendix A), in which the database itself cannot work, whatever the statement was.
+var infrastructureStates = []string{
+	"08",                      // connection exception
+	"25006",                   // read-only transaction: a primary that has become a standby
+	"53",                      // insufficient resources: disk full, too many connections
+	"57P01", "57P02", "57P03", // shutting down, crashed, starting up
+	"57P05",          // idle session timeout
+	"58",             // system error: I/O
+	"XX001", "XX002", // data or index corrupted
+}
+
+// IsInfrastructure tells whether err is an answer of the database that says that
+// it cannot work now, whatever it was asked to do.
+func IsInfrastructure(err error) bool {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok {
+		return false
+	}
+	for _, state := range infrastructureStates {
+		if strings.HasPrefix(pgErr.Code, state) {
+			return true
+		}
+	}
+	return false
+}
+
+// MayComeUp tells whether err, of connecting, may go away by itself: the database
+// is down, not yet up, or full, rather than refusing us for a reason.
+func MayComeUp(err error) bool {
+	if _, answered := errors.AsType[*pgconn.PgError](err); answered {
+		return IsInfrastructure(err)
+	}
+	_, unreachable := errors.AsType[*pgconn.ConnectError](err)
+	return unreachable || errors.Is(err, context.DeadlineExceeded)
+}
