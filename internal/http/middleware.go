@@ -71,7 +71,11 @@ func (s *server) finished(w middleware.WrapResponseWriter, r *http.Request, rout
 	s.Metrics.RequestDone(r.Context(), telemetry.Request{
 		Method: r.Method, Scheme: scheme, Route: route, Status: status, Duration: took,
 	})
-	s.log.LogAttrs(r.Context(), slog.LevelInfo, "request",
+	level := slog.LevelInfo
+	if route == "/livez" || route == "/readyz" || route == "/metrics" {
+		level = slog.LevelDebug // asked for every few seconds by machines
+	}
+	s.log.LogAttrs(r.Context(), level, "request",
 		slog.String("method", r.Method),
 		slog.String("route", route),
 		slog.String("path", r.URL.EscapedPath()),
