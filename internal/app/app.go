@@ -13,7 +13,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	"go.opentelemetry.io/otel/metric/noop"
 
@@ -153,52 +152,6 @@ func (a *App) newStore() *store.Store {
 	return items
 }
 
-// state is what /v1/stats shows besides the store.
-func (a *App) state() stockhttp.State {
-	gate, pool := a.gate.State(), a.db.Stat()
-	return stockhttp.State{
-		Breaker: stockhttp.BreakerState(a.breaker.State()),
-		Queue: stockhttp.QueueStats{
-			InFlight: int64(gate.InUse), Waiting: int64(gate.Waiting),
-			Capacity: int64(gate.Slots), Length: int64(gate.QueueLength),
-		},
-		Pool: stockhttp.PoolStats{
-			Max: int64(pool.MaxConns()), Total: int64(pool.TotalConns()), Idle: int64(pool.IdleConns()),
-			Acquired: int64(pool.AcquiredConns()), Constructing: int64(pool.ConstructingConns()),
-			Acquires: pool.AcquireCount(), EmptyAcquires: pool.EmptyAcquireCount(), CanceledAcquires: pool.CanceledAcquireCount(),
-		},
-		Connections: stockhttp.ConnectionStats{HTTP: a.server.connections.Load(), Database: int64(pool.TotalConns())},
-		Uptime:      time.Since(a.started),
-	}
-}
-
-// observe tells the metrics whom to ask for what is.
-func (a *App) observe() {
-	a.telemetry.Metrics.ObserveBreaker(a.breaker.State)
-	a.telemetry.Metrics.ObserveConnections(func() map[string]int {
-		return map[string]int{"http": int(a.server.connections.Load()), "database": int(a.db.Stat().TotalConns())}
-	})
-	a.telemetry.Metrics.ObserveUsage(func() (telemetry.Usage, bool) {
-		usage, ok := a.background.Usage()
-		return telemetry.Usage{Limit: int64(a.cfg.MaxBytes), Kinds: map[string]telemetry.KindUsage{
-			string(item.KindComponent): {Bytes: usage.Bytes.Components, Items: usage.Items.Components},
-			string(item.KindBlock):     {Bytes: usage.Bytes.Blocks, Items: usage.Items.Blocks},
-			string(item.KindEntry):     {Bytes: usage.Bytes.Entries, Items: usage.Items.Entries},
-		}}, ok
-	})
-	a.telemetry.Metrics.ObserveGate(func() telemetry.GateState {
-		state := a.gate.State()
-		return telemetry.GateState{
-			Slots: state.Slots, InUse: state.InUse, QueueLength: state.QueueLength, Waiting: state.Waiting,
-			QueueFull: state.QueueFull, WaitedTooLong: state.WaitedTooLong,
-		}
-	})
-	a.telemetry.Metrics.ObservePool(func() telemetry.PoolState {
-		stat := a.db.Stat()
-		return telemetry.PoolState{Used: int(stat.AcquiredConns()), Idle: int(stat.IdleConns()), Max: int(stat.MaxConns())}
-	})
-}
-
 // wait returns when it is time to stop: with nil where that was asked for.
 func (a *App) wait(ctx context.Context, signals Signals) error {
 	var databaseGone <-chan struct{}
@@ -283,121 +236,6 @@ func (a *App) startJobs() {
 	}, a.log)
 }
 
-// findDatabase sets the connection string: of the configured database or, where
-// there is none, of the embedded PostgreSQL, which it starts.
-func (a *App) findDatabase(ctx context.Context) (err error) {
-	a.dsn = a.cfg.DatabaseURL.Reveal()
-	if a.dsn == "" {
-		a.embedded, err = embeddedpg.Start(ctx, embeddedpg.Config{
-			DataDir:        a.cfg.DataDir,
-			BinDir:         a.cfg.PostgresBin,
-			Logger:         a.log,
-			MaxConnections: a.cfg.DBMaxConcurrency + backgroundConnections + reservedConnections,
-		})
-		if err != nil {
-			return fmt.Errorf("start the embedded PostgreSQL: %w", err)
-		}
-		a.dsn = a.embedded.DSN()
-	}
-	return nil
-}
-
-// openDatabase returns once the database answers with a schema as it must be.
-func (a *App) openDatabase(ctx context.Context) (err error) {
-	if err := a.findDatabase(ctx); err != nil {
-		return err
-	}
-	a.db, err = postgres.Open(postgres.Config{
-		DSN:            a.dsn,
-		MaxConns:       int32(a.cfg.DBMaxConcurrency + backgroundConnections), //nolint:gosec // config allows 10,000 at most
-		ConnectTimeout: connectTimeout,
-		Tracer:         a.queryTracer(),
-	})
-	if err != nil {
-		return err
-	}
-	return a.migrate(ctx)
-}
-
-// queryTracer makes the spans of statements, or is nil where nobody wants them.
-func (a *App) queryTracer() postgres.Tracer {
-	if !a.telemetry.Tracing() {
-		return nil
-	}
-	return postgres.NewTracer(a.telemetry.TracerProvider)
-}
-
-// reservedConnections are for the migrations and for a person who looks.
-const reservedConnections = 10
-
-// migrate brings the schema up to date, or checks it, as configured. A database
-// that cannot be reached is tried again until ctx ends.
-func (a *App) migrate(ctx context.Context) error {
-	waits := &backoff.ExponentialBackOff{
-		InitialInterval: firstRetry, MaxInterval: lastRetry, Multiplier: 2, RandomizationFactor: 0.5,
-	}
-	waits.Reset()
-	for {
-		err := a.migrateOnce(ctx)
-		if err == nil || !postgres.MayComeUp(err) {
-			return err
-		}
-		wait := waits.NextBackOff()
-		a.log.WarnContext(ctx, "the database cannot be reached yet", "retry_in", wait, "error", err)
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-func (a *App) migrateOnce(ctx context.Context) error {
-	if a.cfg.Migrate == config.MigrateOff {
-		return a.db.Ping(ctx)
-	}
-	migrator, err := postgres.NewMigrator(ctx, a.dsn, connectTimeout)
-	if err != nil {
-		return err
-	}
-	if a.cfg.Migrate == config.MigrateAuto {
-		err = migrator.Up()
-	}
-	if err == nil {
-		err = migrator.Check()
-	}
-	return errors.Join(err, migrator.Close())
-}
-
-func (a *App) serving() error {
-	switch phase(a.phase.Load()) {
-	case serving:
-		return nil
-	case stopping:
-		return stockhttp.ErrShuttingDown
-	default:
-		return stockhttp.ErrStarting
-	}
-}
-
-// notReady returns why the service should get no requests.
-func (a *App) notReady(ctx context.Context) []string {
-	if err := a.serving(); err != nil {
-		return []string{err.Error()}
-	}
-	var reasons []string
-	if a.breaker.Open() {
-		reasons = append(reasons, "the circuit breaker is open")
-	}
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
-	if err := a.db.Ping(ctx); err != nil {
-		a.log.WarnContext(ctx, "readiness: the database does not answer", "error", err)
-		reasons = append(reasons, "the database does not answer")
-	}
-	return reasons
-}
-
 // writeAddress tells scripts and health checks where the service listens. A data
 // folder that cannot be written matters only where it is needed for data.
 func (a *App) writeAddress() error {
@@ -410,50 +248,4 @@ func (a *App) writeAddress() error {
 		return nil
 	}
 	return err
-}
-
-// step is one step of the shutdown.
-type step struct {
-	name    string
-	started bool
-	timeout time.Duration
-	stop    func(context.Context) error
-}
-
-// stepTimeout bounds each step of the shutdown besides waiting for requests and
-// for the embedded database.
-const stepTimeout = 10 * time.Second
-
-// stop stops what has been started, each step only after the one before it. It
-// goes on after a failure, and returns them all.
-func (a *App) stop() error {
-	a.phase.Store(int32(stopping)) // not ready
-	grace := a.cfg.ShutdownGrace
-	steps := []step{
-		{"finish requests", a.server != nil, grace + drainMargin, func(ctx context.Context) error { return a.server.drain(ctx, grace) }},
-		{"stop background work", a.janitor != nil, stepTimeout, func(context.Context) error { a.janitor.Close(); return nil }},
-		{"write access marks", a.background != nil, stepTimeout, func(ctx context.Context) error { return a.background.FlushMarks(ctx) }},
-		{"close the read cache", a.cache != nil, stepTimeout, func(context.Context) error { a.cache.Close(); return nil }},
-		{"close the gate", a.gate != nil, stepTimeout, func(context.Context) error { a.gate.Close(); return nil }},
-		{"close database connections", a.db != nil, stepTimeout, func(ctx context.Context) error { return a.db.Close(ctx) }},
-		{"stop the embedded PostgreSQL", a.embedded != nil, time.Minute, func(ctx context.Context) error { return a.embedded.Stop(ctx) }},
-		{"flush telemetry", a.telemetry != nil, stepTimeout, func(ctx context.Context) error { return a.telemetry.Shutdown(ctx) }},
-	}
-	var failures []error
-	for _, s := range steps {
-		if !s.started {
-			continue
-		}
-		start := time.Now()
-		ctx, cancel := context.WithTimeout(context.Background(), s.timeout)
-		err := s.stop(ctx)
-		cancel()
-		if err != nil {
-			a.log.Error("shutdown", "step", s.name, "duration", time.Since(start), "error", err)
-			failures = append(failures, fmt.Errorf("%s: %w", s.name, err))
-			continue
-		}
-		a.log.Info("shutdown", "step", s.name, "duration", time.Since(start))
-	}
-	return errors.Join(failures...)
 }
