@@ -1,0 +1,67 @@
+package http
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math"
+	"net/http"
+	"strconv"
+
+	"github.com/stockroom/stockroom/internal/item"
+)
+
+func metadataOf(m item.Metadata) Metadata {
+	return Metadata{
+		Key: m.Key.String(), Kind: Kind(m.Key.Kind()), SizeBytes: m.Bytes,
+		TTLSeconds: int64(m.TTL), TTLRemainingSeconds: remainingSeconds(m),
+		CreatedAt: m.Created, UpdatedAt: m.Updated, AccessedAt: m.Accessed,
+		AccessCount: m.AccessCount, ETag: quoted(m.ETag),
+	}
+}
+
+// remainingSeconds rounds up, so that an item that is there never has 0 left.
+func remainingSeconds(m item.Metadata) *int64 {
+	if m.Expires.IsZero() {
+		return nil
+	}
+	n := int64(math.Ceil(m.Remaining.Seconds()))
+	return &n
+}
+
+// notNil makes an absent list an empty one, which JSON writes as [].
+func notNil[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}
+
+func (s *server) writeJSON(w http.ResponseWriter, status int, v any) error {
+	body, err := encode(v)
+	if err != nil {
+		return err
+	}
+	writeBytes(w, status, body)
+	return nil
+}
+
+// encode is json.Marshal without its escaping for HTML, which makes texts with
+// angle brackets hard to read in a terminal.
+func encode(v any) ([]byte, error) {
+	var out bytes.Buffer
+	encoder := json.NewEncoder(&out)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(v); err != nil {
+		return nil, fmt.Errorf("encode the answer: %w", err)
+	}
+	return bytes.TrimSuffix(out.Bytes(), []byte("\n")), nil
+}
+
+func writeBytes(w http.ResponseWriter, status int, body []byte) {
+	header := w.Header()
+	header["Content-Type"] = contentTypeJSON
+	header["Content-Length"] = []string{strconv.Itoa(len(body))}
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // a caller that has left reads no answer
+}
