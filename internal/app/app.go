@@ -20,6 +20,7 @@ import (
 	"github.com/stockroom/stockroom/internal/auth"
 	"github.com/stockroom/stockroom/internal/buildinfo"
 	"github.com/stockroom/stockroom/internal/config"
+	"github.com/stockroom/stockroom/internal/conntrack"
 	"github.com/stockroom/stockroom/internal/embeddedpg"
 	stockhttp "github.com/stockroom/stockroom/internal/http"
 	"github.com/stockroom/stockroom/internal/item"
@@ -62,6 +63,8 @@ type App struct {
 	log     *slog.Logger
 	started time.Time
 	phase   atomic.Int32
+	// connections has every open connection, of clients and to the database.
+	connections conntrack.Registry
 
 	telemetry  *telemetry.Telemetry
 	keys       *auth.Keyring // nil: everybody may do everything
@@ -111,7 +114,7 @@ func (a *App) start(ctx context.Context, getenv func(string) string) (err error)
 		}
 	}
 	// Before the database, so that probes are answered while that recovers.
-	if a.server, err = listen(ctx, a.cfg, a.log, a.handler(nil)); err != nil {
+	if a.server, err = listen(ctx, a.cfg, &a.connections, a.log, a.handler(nil)); err != nil {
 		return err
 	}
 	if err := a.writeAddress(); err != nil {

@@ -42,6 +42,7 @@ func (a *App) openDatabase(ctx context.Context) (err error) {
 		MaxConns:       int32(a.cfg.DBMaxConcurrency + backgroundConnections), //nolint:gosec // config allows 10,000 at most
 		ConnectTimeout: connectTimeout,
 		Tracer:         a.queryTracer(),
+		Connections:    &a.connections,
 	})
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/stockroom/stockroom/internal/config"
+	"github.com/stockroom/stockroom/internal/conntrack"
 )
 
 const (
@@ -37,14 +38,15 @@ type server struct {
 	failed   chan error // gets the error that ends the server by itself
 	cancel   context.CancelFunc
 
-	connections atomic.Int64 // open ones
+	registry *conntrack.Registry
+	open     sync.WaitGroup // connections
 
 	mu    sync.Mutex
-	fresh map[net.Conn]struct{} // connections that have not sent a request yet
+	conns map[net.Conn]*tracked
 }
 
 // listen begins to listen and to answer with handler.
-func listen(ctx context.Context, cfg config.Config, log *slog.Logger, handler http.Handler) (*server, error) {
+func listen(ctx context.Context, cfg config.Config, registry *conntrack.Registry, log *slog.Logger, handler http.Handler) (*server, error) {
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", string(cfg.Addr))
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
@@ -56,7 +58,8 @@ func listen(ctx context.Context, cfg config.Config, log *slog.Logger, handler ht
 		tls:      cfg.TLS(),
 		failed:   make(chan error, 1),
 		cancel:   cancel,
-		fresh:    make(map[net.Conn]struct{}),
+		registry: registry,
+		conns:    make(map[net.Conn]*tracked),
 	}
 	s.handle(handler)
 	s.http = &http.Server{
@@ -102,21 +105,35 @@ func (s *server) url() string {
 	return "http://" + s.address()
 }
 
-// track counts connections and keeps those on which no request has begun.
+// tracked is an open connection.
+type tracked struct {
+	*conntrack.Conn
+	fresh bool // no request has begun on it
+}
+
+// track registers connections from when they are accepted until they are closed.
 func (s *server) track(conn net.Conn, state http.ConnState) {
-	switch state {
-	case http.StateNew:
-		s.connections.Add(1)
-	case http.StateClosed, http.StateHijacked:
-		s.connections.Add(-1)
-	case http.StateActive, http.StateIdle:
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if state == http.StateNew {
-		s.fresh[conn] = struct{}{}
-	} else {
-		delete(s.fresh, conn)
+	switch state {
+	case http.StateNew:
+		s.open.Add(1)
+		s.conns[conn] = &tracked{Conn: s.registry.Open(conntrack.HTTP, conntrack.New), fresh: true}
+	case http.StateActive:
+		if c := s.conns[conn]; c != nil {
+			c.fresh = false
+			c.Does(conntrack.Request)
+		}
+	case http.StateIdle:
+		if c := s.conns[conn]; c != nil {
+			c.Does(conntrack.Idle)
+		}
+	case http.StateClosed, http.StateHijacked:
+		if c := s.conns[conn]; c != nil {
+			c.Close()
+			delete(s.conns, conn)
+			s.open.Done()
+		}
 	}
 }
 
@@ -131,20 +148,37 @@ func (s *server) drain(ctx context.Context, grace time.Duration) error {
 	closeFresh := time.AfterFunc(freshGrace, s.closeFresh)
 	defer closeFresh.Stop()
 	err := s.http.Shutdown(graceful)
-	if err == nil {
-		return nil
-	}
 	s.cancel()
-	if err = s.http.Shutdown(ctx); err == nil {
-		return nil
+	if err != nil {
+		err = s.http.Shutdown(ctx)
 	}
-	return errors.Join(fmt.Errorf("requests are left behind: %w", err), s.http.Close())
+	if err != nil {
+		return errors.Join(fmt.Errorf("requests are left behind: %w", err), s.http.Close())
+	}
+	return s.awaitClosed(ctx)
+}
+
+// awaitClosed waits for the connections that have been closed to be noticed as such.
+func (s *server) awaitClosed(ctx context.Context) error {
+	closed := make(chan struct{})
+	go func() {
+		s.open.Wait()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("connections are left behind: %w", ctx.Err())
+	}
 }
 
 func (s *server) closeFresh() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for conn := range s.fresh {
-		_ = conn.Close() // already closed is as good
+	for conn, c := range s.conns {
+		if c.fresh {
+			_ = conn.Close() // already closed is as good
+		}
 	}
 }

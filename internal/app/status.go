@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/stockroom/stockroom/internal/conntrack"
 	stockhttp "github.com/stockroom/stockroom/internal/http"
 	"github.com/stockroom/stockroom/internal/item"
 	"github.com/stockroom/stockroom/internal/telemetry"
@@ -23,8 +24,11 @@ func (a *App) state() stockhttp.State {
 			Acquired: int64(pool.AcquiredConns()), Constructing: int64(pool.ConstructingConns()),
 			Acquires: pool.AcquireCount(), EmptyAcquires: pool.EmptyAcquireCount(), CanceledAcquires: pool.CanceledAcquireCount(),
 		},
-		Connections: stockhttp.ConnectionStats{HTTP: a.server.connections.Load(), Database: int64(pool.TotalConns())},
-		Uptime:      time.Since(a.started),
+		Connections: stockhttp.ConnectionStats{
+			HTTP:     int64(a.connections.Count(conntrack.HTTP)),
+			Database: int64(a.connections.Count(conntrack.Database)),
+		},
+		Uptime: time.Since(a.started),
 	}
 }
 
@@ -32,7 +36,10 @@ func (a *App) state() stockhttp.State {
 func (a *App) observe() {
 	a.telemetry.Metrics.ObserveBreaker(a.breaker.State)
 	a.telemetry.Metrics.ObserveConnections(func() map[string]int {
-		return map[string]int{"http": int(a.server.connections.Load()), "database": int(a.db.Stat().TotalConns())}
+		return map[string]int{
+			string(conntrack.HTTP):     a.connections.Count(conntrack.HTTP),
+			string(conntrack.Database): a.connections.Count(conntrack.Database),
+		}
 	})
 	a.telemetry.Metrics.ObserveUsage(func() (telemetry.Usage, bool) {
 		usage, ok := a.background.Usage()

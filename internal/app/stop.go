@@ -50,5 +50,22 @@ func (a *App) stop() error {
 		}
 		a.log.Info("shutdown", "step", s.name, "duration", time.Since(start))
 	}
+	if leaked := a.leakedConnections(); leaked != nil {
+		failures = append(failures, leaked)
+	}
 	return errors.Join(failures...)
+}
+
+// leakedConnections logs the connections that are open although everything has
+// been stopped, and returns an error where there are any.
+func (a *App) leakedConnections() error {
+	left := a.connections.List()
+	for _, conn := range left {
+		a.log.Error("a connection is left behind", "kind", conn.Kind, "age", time.Since(conn.Opened),
+			"doing", conn.Doing.String(), "since", time.Since(conn.Since))
+	}
+	if len(left) > 0 {
+		return fmt.Errorf("%d connections are left behind", len(left))
+	}
+	return nil
 }

@@ -9,9 +9,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/stockroom/stockroom/internal/conntrack"
 )
 
 // ErrClosed says that the database manager has been closed.
@@ -27,6 +30,8 @@ type Config struct {
 	MaxConns       int32         // size of the pool, at least 1
 	ConnectTimeout time.Duration // for one connection; a connect_timeout in the DSN wins
 	Tracer         Tracer        // nil: nobody is told
+	// Connections gets every connection of the pool; nil: nobody counts them.
+	Connections *conntrack.Registry
 }
 
 const (
@@ -56,6 +61,9 @@ func Open(cfg Config) (*DB, error) {
 	tune(&poolConfig.ConnConfig.Config, cfg.ConnectTimeout)
 	poolConfig.ConnConfig.Tracer = cfg.Tracer
 	poolConfig.MaxConns = cfg.MaxConns
+	if cfg.Connections != nil {
+		track(poolConfig, cfg.Connections)
+	}
 	poolConfig.MinConns = 0
 	poolConfig.PingTimeout = pingTimeout
 	poolConfig.MaxConnLifetimeJitter = poolConfig.MaxConnLifetime / 10
@@ -77,6 +85,29 @@ func tune(cfg *pgconn.Config, connectTimeout time.Duration) {
 	cfg.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
 		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: cancelGrace}
 	}
+}
+
+// track registers the pool's connections from when they are open until they are
+// closed, with whether somebody has them.
+func track(cfg *pgxpool.Config, registry *conntrack.Registry) {
+	const name = "stockroom.conntrack"
+	entry := func(conn *pgx.Conn) *conntrack.Conn {
+		tracked, _ := conn.PgConn().CustomData()[name].(*conntrack.Conn)
+		return tracked
+	}
+	cfg.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
+		conn.PgConn().CustomData()[name] = registry.Open(conntrack.Database, conntrack.Idle)
+		return nil
+	}
+	cfg.PrepareConn = func(_ context.Context, conn *pgx.Conn) (bool, error) {
+		entry(conn).Does(conntrack.Transaction)
+		return true, nil
+	}
+	cfg.AfterRelease = func(conn *pgx.Conn) bool {
+		entry(conn).Does(conntrack.Idle)
+		return true
+	}
+	cfg.BeforeClose = func(conn *pgx.Conn) { entry(conn).Close() }
 }
 
 // Acquire takes a connection out of the pool, waiting for one until ctx ends.
