@@ -208,15 +208,6 @@ type BlockType string
 // Examples: closed
 type BreakerState string
 
-// BreakerStats The circuit breaker that guards the database.
-type BreakerStats struct {
-	// State `closed`: the database is used. `open`: it failed repeatedly and is left alone for a while. `half-open`: one
-	// probe decides.
-	//
-	// Examples: closed
-	State BreakerState `json:"state"`
-}
-
 // ClearResult How many items were deleted, by kind.
 type ClearResult struct {
 	// Components Deleted components.
@@ -804,10 +795,10 @@ type Stats struct {
 	// Items A number of the whole store, and the part of each kind: bytes in `sizeBytes`, items in `items`.
 	Items KindTotals `json:"items"`
 
-	// LimitBytes The store's limit in bytes. 0 is no limit.
+	// Limit The store's limit in bytes. 0 is no limit.
 	//
 	// Examples: 1073741824
-	LimitBytes int64 `json:"limitBytes"`
+	Limit int64 `json:"limit"`
 
 	// Hits Reads answered from the read cache.
 	//
@@ -834,8 +825,11 @@ type Stats struct {
 	// Examples: 7
 	Expirations int64 `json:"expirations"`
 
-	// Breaker The circuit breaker that guards the database.
-	Breaker BreakerStats `json:"breaker"`
+	// BreakerState `closed`: the database is used. `open`: it failed repeatedly and is left alone for a while. `half-open`: one
+	// probe decides.
+	//
+	// Examples: closed
+	BreakerState BreakerState `json:"breakerState"`
 
 	// Queue The requests that do database work or wait for it.
 	Queue QueueStats `json:"queue"`
@@ -843,13 +837,13 @@ type Stats struct {
 	// Pool The pool of connections to the database.
 	Pool PoolStats `json:"pool"`
 
-	// Connections The connections that the server tracks from open to close.
-	Connections ConnectionStats `json:"connections"`
+	// TrackedConnections The connections that the server tracks from open to close.
+	TrackedConnections ConnectionStats `json:"trackedConnections"`
 
-	// UptimeSeconds How long the server runs, in whole seconds.
+	// Uptime How long the server runs, in whole seconds.
 	//
 	// Examples: 86400
-	UptimeSeconds int64 `json:"uptimeSeconds"`
+	Uptime int64 `json:"uptime"`
 
 	// Version The version of the server.
 	//

@@ -173,4 +173,3 @@ func unmarshalStrings(raw *string, into *[]string) error {
 	}
 	return nil
 }
-

@@ -32,20 +32,20 @@ func (s *server) getStats(w http.ResponseWriter, r *http.Request) error {
 	state := s.State()
 	w.Header().Set("Cache-Control", "no-store")
 	return s.writeJSON(w, http.StatusOK, Stats{
-		SizeBytes:     totals(stats.Usage.Bytes),
-		Items:         totals(stats.Usage.Items),
-		LimitBytes:    stats.LimitBytes,
-		Hits:          stats.Hits,
-		Misses:        stats.Misses,
-		HitRatio:      hitRatio(stats),
-		Evictions:     stats.Evictions,
-		Expirations:   stats.Expirations,
-		Breaker:       BreakerStats{State: state.Breaker},
-		Queue:         state.Queue,
-		Pool:          state.Pool,
-		Connections:   state.Connections,
-		UptimeSeconds: int64(state.Uptime / time.Second),
-		Version:       buildinfo.String(),
+		SizeBytes:          totals(stats.Usage.Bytes),
+		Items:              totals(stats.Usage.Items),
+		Limit:              stats.LimitBytes,
+		Hits:               stats.Hits,
+		Misses:             stats.Misses,
+		HitRatio:           hitRatio(stats),
+		Evictions:          stats.Evictions,
+		Expirations:        stats.Expirations,
+		BreakerState:       state.Breaker,
+		Queue:              state.Queue,
+		Pool:               state.Pool,
+		TrackedConnections: state.Connections,
+		Uptime:             int64(state.Uptime / time.Second),
+		Version:            buildinfo.String(),
 	})
 }
 
