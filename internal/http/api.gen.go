@@ -976,6 +976,9 @@ type RegistryMethodNotAllowed = RegistryProblem
 // RegistryNotFound An error under `/r`, with the `message` that the shadcn CLI shows to its user.
 type RegistryNotFound = RegistryProblem
 
+// RegistryPreconditionFailed An error under `/r`, with the `message` that the shadcn CLI shows to its user.
+type RegistryPreconditionFailed = RegistryProblem
+
 // RegistryRateLimited An error under `/r`, with the `message` that the shadcn CLI shows to its user.
 type RegistryRateLimited = RegistryProblem
 

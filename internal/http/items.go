@@ -18,7 +18,7 @@ func (s *server) getItem(keyOf keyFunc) handler {
 		if err != nil {
 			return err
 		}
-		required, err := precondition(r)
+		known, err := tagsHeader(r, "If-None-Match")
 		if err != nil {
 			return err
 		}
@@ -31,7 +31,8 @@ func (s *server) getItem(keyOf keyFunc) handler {
 			return err
 		}
 		markStale(w, stored)
-		return writeItem(w, required, stored.Metadata, stored.JSON)
+		writeItem(w, known, stored.Metadata, stored.JSON)
+		return nil
 	}
 }
 
@@ -61,7 +62,7 @@ func (s *server) headItem(keyOf keyFunc) handler {
 		if err != nil {
 			return err
 		}
-		required, err := precondition(r)
+		known, err := tagsHeader(r, "If-None-Match")
 		if err != nil {
 			return err
 		}
@@ -69,7 +70,8 @@ func (s *server) headItem(keyOf keyFunc) handler {
 		if err != nil {
 			return err
 		}
-		return writeItem(w, required, metadata, nil)
+		writeItem(w, known, metadata, nil)
+		return nil
 	}
 }
 
@@ -81,16 +83,13 @@ func bareItem(r *http.Request, keyOf keyFunc) (item.Key, error) {
 	return keyOf(r)
 }
 
-// writeItem answers a read of an item: with body, or as the precondition says.
-// A nil body leaves its length open, for HEAD.
-func writeItem(w http.ResponseWriter, required item.Precondition, metadata item.Metadata, body []byte) error {
+// writeItem answers a read of an item: with body, or with 304 where the caller
+// knows it already. A nil body leaves its length open, for HEAD.
+func writeItem(w http.ResponseWriter, known *item.Tags, metadata item.Metadata, body []byte) {
 	setItemHeaders(w, metadata)
-	if !required.Holds(true, metadata.ETag) {
-		if required.IfMatch != nil && !(item.Precondition{IfMatch: required.IfMatch}).Holds(true, metadata.ETag) {
-			return item.ErrPreconditionFailed
-		}
+	if !(item.Precondition{IfNoneMatch: known}).Holds(true, metadata.ETag) {
 		w.WriteHeader(http.StatusNotModified)
-		return nil
+		return
 	}
 	header := w.Header()
 	header["Content-Type"] = contentTypeJSON
@@ -99,7 +98,6 @@ func writeItem(w http.ResponseWriter, required item.Precondition, metadata item.
 	}
 	w.WriteHeader(http.StatusOK)
 	_, _ = w.Write(body) // a caller that has left reads no answer
-	return nil
 }
 
 var (
