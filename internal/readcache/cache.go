@@ -95,8 +95,8 @@ func (c *Cache) newEntries() *otter.Cache[string, *entry] {
 		return nil
 	}
 	return otter.Must(&otter.Options[string, *entry]{
-		MaximumWeight: uint64(c.maxBytes),
-		Weigher:       func(key string, e *entry) uint32 { return weigh(key, e) },
+		MaximumWeight: uint64(c.maxBytes), //nolint:gosec // not negative, see New
+		Weigher:       weigh,
 		// Housekeeping is short. Done by whoever causes it, it starts no
 		// goroutine, and a fill that makes the cache too large evicts at once.
 		Executor: func(housekeeping func()) { housekeeping() },
@@ -104,7 +104,7 @@ func (c *Cache) newEntries() *otter.Cache[string, *entry] {
 }
 
 func weigh(key string, e *entry) uint32 {
-	return uint32(min(overhead+len(key)+cap(e.stored.JSON), math.MaxUint32)) //nolint:gosec // bounded by min
+	return uint32(min(overhead+len(key)+cap(e.stored.JSON), math.MaxUint32))
 }
 
 // now is the time on the monotonic clock.

@@ -265,14 +265,15 @@ func TestAllCallersLeave(t *testing.T) {
 		key := keyOf(t, "e")
 		ctx, leave := context.WithCancel(t.Context())
 		stubborn := make(chan struct{})
-		var loading context.Context
+		contexts := make(chan context.Context, 1)
 		load := func(ctx context.Context) (item.Stored, error) {
-			loading = ctx
+			contexts <- ctx
 			<-stubborn // it does not look at its context
 			return value(key, 1), nil
 		}
 		first, second := ask(ctx, c, key, load), ask(ctx, c, key, load)
 		synctest.Wait()
+		loading := <-contexts
 		require.NoError(t, loading.Err())
 		leave()
 		require.ErrorIs(t, (<-first).err, context.Canceled)

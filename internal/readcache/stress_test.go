@@ -28,8 +28,8 @@ type world struct {
 
 type row struct {
 	key          item.Key
-	writing      sync.Mutex
-	version      atomic.Int64 // committed
+	writing      chan struct{} // a lock on which a bubble lets time pass
+	version      atomic.Int64  // committed
 	acknowledged atomic.Int64
 }
 
@@ -53,8 +53,8 @@ func (w *world) load(r *row) func(context.Context) (item.Stored, error) {
 }
 
 func (w *world) write(r *row) {
-	r.writing.Lock()
-	defer r.writing.Unlock()
+	r.writing <- struct{}{}
+	defer func() { <-r.writing }()
 	version := r.version.Add(1)
 	w.delay()
 	if version%11 == 0 {
@@ -75,10 +75,10 @@ func (w *world) read(r *row) {
 		found  bool
 		err    error
 	)
-	switch {
-	case how == 0:
+	switch how {
+	case 0:
 		stored, found = w.cache.LookupStale(r.key)
-	case how == 1:
+	case 1:
 		least = r.version.Load() // committed is enough for a reload
 		stored, err = w.cache.Reload(context.Background(), r.key, w.load(r))
 		found = err == nil
@@ -99,15 +99,15 @@ func (w *world) read(r *row) {
 	most := r.version.Load()
 	switch {
 	case found && (stored.Version < least || stored.Version > most || stored.Key != r.key):
-		w.fail("way %d: read version %d of %v, which has at least %d and at most %d", how, stored.Version, r.key, least, most)
+		w.failf("way %d: read version %d of %v, which has at least %d and at most %d", how, stored.Version, r.key, least, most)
 	case errors.Is(err, item.ErrNotFound) && most < (least+6)/7*7:
-		w.fail("way %d: read %v as deleted between versions %d and %d", how, r.key, least, most)
+		w.failf("way %d: read %v as deleted between versions %d and %d", how, r.key, least, most)
 	case err != nil && !errors.Is(err, item.ErrNotFound) && !errors.Is(err, context.Canceled):
-		w.fail("way %d: %v", how, err)
+		w.failf("way %d: %v", how, err)
 	}
 }
 
-func (w *world) fail(format string, args ...any) {
+func (w *world) failf(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	w.wrong.CompareAndSwap(nil, &text)
 }
@@ -118,6 +118,7 @@ func (w *world) run(t *testing.T, rounds int) {
 	w.rows = make([]row, 4)
 	for i := range w.rows {
 		w.rows[i].key = keyOf(t, fmt.Sprintf("e%d", i))
+		w.rows[i].writing = make(chan struct{}, 1)
 	}
 	var workers sync.WaitGroup
 	work := func(n int, do func(*row)) {
