@@ -63,7 +63,7 @@ func run(args []string, env map[string]string, stdout, stderr io.Writer) int {
 	for _, warning := range cfg.Warnings {
 		fmt.Fprintln(stderr, "warning: "+warning)
 	}
-	if err != nil {
+	if err = errors.Join(err, app.CheckConfig(cfg)); err != nil {
 		fmt.Fprintln(stderr, "The configuration is wrong:\n"+err.Error())
 		return exitUsage
 	}

@@ -5,7 +5,6 @@ package app
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
@@ -117,9 +116,7 @@ func (a *App) start(ctx context.Context, getenv func(string) string) (err error)
 	if a.server, err = listen(ctx, a.cfg, &a.connections, a.log, a.handler(nil)); err != nil {
 		return err
 	}
-	if err := a.writeAddress(); err != nil {
-		return err
-	}
+	a.log.InfoContext(ctx, "listening", "url", a.server.url())
 	if err := a.openDatabase(ctx); err != nil {
 		return err
 	}
@@ -170,7 +167,7 @@ func (a *App) wait(ctx context.Context, signals Signals) error {
 		case err := <-a.server.failed:
 			return err
 		case <-databaseGone:
-			return fmt.Errorf("the embedded PostgreSQL has ended: %w", a.embedded.Err())
+			return a.databaseGone()
 		}
 	}
 }
@@ -244,11 +241,21 @@ func (a *App) startJobs() {
 func (a *App) writeAddress() error {
 	err := os.MkdirAll(a.cfg.DataDir, 0o755) //nolint:gosec // PostgreSQL's user must be able to enter it
 	if err == nil {
-		err = os.WriteFile(filepath.Join(a.cfg.DataDir, AddressFile), []byte(a.server.address()+"\n"), 0o644) //nolint:gosec // no secret
+		err = replaceFile(filepath.Join(a.cfg.DataDir, AddressFile), a.server.address()+"\n")
 	}
 	if err != nil && a.cfg.DatabaseURL != "" {
 		a.log.Info("the address is not written to the data folder", "error", err)
 		return nil
 	}
 	return err
+}
+
+// replaceFile writes a file so that whoever reads it sees the old or the new text,
+// never a part.
+func replaceFile(path, text string) error {
+	next := path + ".new"
+	if err := os.WriteFile(next, []byte(text), 0o644); err != nil { //nolint:gosec // no secret
+		return err
+	}
+	return os.Rename(next, path)
 }

@@ -24,6 +24,14 @@ import (
 // ErrUsage says that a command line cannot be understood.
 var ErrUsage = errors.New("app: unknown command")
 
+// CheckConfig finds the mistakes in a configuration that config.Load cannot know.
+func CheckConfig(cfg config.Config) error {
+	if dsn := cfg.DatabaseURL.Reveal(); dsn != "" && postgres.CheckDSN(dsn) != nil {
+		return config.Mistakes{"DATABASE_URL: expected a connection string that PostgreSQL's clients can read (the value is not shown: it may hold a password)"}
+	}
+	return nil
+}
+
 // Migrate runs `server migrate`: up, down [N], version or force N. On the
 // embedded PostgreSQL it starts that for as long as it works.
 func Migrate(ctx context.Context, cfg config.Config, args []string, log *slog.Logger, out io.Writer) error {

@@ -37,6 +37,10 @@ func (a *App) openDatabase(ctx context.Context) (err error) {
 	if err := a.findDatabase(ctx); err != nil {
 		return err
 	}
+	// Not before: the data folder is ours now, not another server's.
+	if err := a.writeAddress(); err != nil {
+		return err
+	}
 	a.db, err = postgres.Open(postgres.Config{
 		DSN:            a.dsn,
 		MaxConns:       int32(a.cfg.DBMaxConcurrency + backgroundConnections), //nolint:gosec // config allows 10,000 at most
@@ -47,7 +51,37 @@ func (a *App) openDatabase(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	return a.migrate(ctx)
+	return a.whileDatabaseRuns(ctx, a.migrate)
+}
+
+// whileDatabaseRuns calls do with a context that ends with the embedded
+// PostgreSQL, whose end is then the error.
+func (a *App) whileDatabaseRuns(ctx context.Context, do func(context.Context) error) error {
+	if a.embedded == nil {
+		return do(ctx)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	stop := make(chan struct{})
+	defer close(stop)
+	defer cancel()
+	go func() {
+		select {
+		case <-a.embedded.Done():
+			cancel()
+		case <-stop:
+		}
+	}()
+	err := do(ctx)
+	select {
+	case <-a.embedded.Done():
+		return a.databaseGone()
+	default:
+		return err
+	}
+}
+
+func (a *App) databaseGone() error {
+	return fmt.Errorf("the embedded PostgreSQL has ended: %w", a.embedded.Err())
 }
 
 // queryTracer makes the spans of statements, or is nil where nobody wants them.

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -23,8 +24,10 @@ const (
 	maxHeaderBytes    = 64 << 10
 	// writeMargin is what an answer may take to be read beyond its request's time.
 	writeMargin = 10 * time.Second
-	// drainMargin is what cancelled requests get to give their answer.
-	drainMargin = time.Second
+	// cancelMargin is what cancelled requests get to give their answer, and
+	// drainMargin what all that follows the grace may take.
+	cancelMargin = time.Second
+	drainMargin  = 3 * time.Second
 	// freshGrace is how long a connection without a request is kept at shutdown.
 	freshGrace = 250 * time.Millisecond
 )
@@ -38,6 +41,7 @@ type server struct {
 	failed   chan error // gets the error that ends the server by itself
 	cancel   context.CancelFunc
 
+	log      *slog.Logger
 	registry *conntrack.Registry
 	open     sync.WaitGroup // connections
 
@@ -47,6 +51,10 @@ type server struct {
 
 // listen begins to listen and to answer with handler.
 func listen(ctx context.Context, cfg config.Config, registry *conntrack.Registry, log *slog.Logger, handler http.Handler) (*server, error) {
+	certificates, err := loadCertificates(cfg)
+	if err != nil {
+		return nil, err
+	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", string(cfg.Addr))
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
@@ -58,6 +66,7 @@ func listen(ctx context.Context, cfg config.Config, registry *conntrack.Registry
 		tls:      cfg.TLS(),
 		failed:   make(chan error, 1),
 		cancel:   cancel,
+		log:      log,
 		registry: registry,
 		conns:    make(map[net.Conn]*tracked),
 	}
@@ -71,13 +80,14 @@ func listen(ctx context.Context, cfg config.Config, registry *conntrack.Registry
 		MaxHeaderBytes:    maxHeaderBytes,
 		BaseContext:       func(net.Listener) context.Context { return requests },
 		ConnState:         s.track,
+		TLSConfig:         certificates,
 		// What net/http has to say is about single connections of clients.
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	go func() {
 		var err error
 		if s.tls {
-			err = s.http.ServeTLS(listener, cfg.TLSCertFile, cfg.TLSKeyFile)
+			err = s.http.ServeTLS(listener, "", "")
 		} else {
 			err = s.http.Serve(listener)
 		}
@@ -86,6 +96,18 @@ func listen(ctx context.Context, cfg config.Config, registry *conntrack.Registry
 		}
 	}()
 	return s, nil
+}
+
+// loadCertificates returns the configuration of TLS, nil without it.
+func loadCertificates(cfg config.Config) (*tls.Config, error) {
+	if !cfg.TLS() {
+		return nil, nil
+	}
+	pair, err := tls.LoadX509KeyPair(cfg.TLSCertFile, cfg.TLSKeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("STOCKROOM_TLS_CERT_FILE and STOCKROOM_TLS_KEY_FILE: %w", err)
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}}, nil
 }
 
 // handle makes next answer the requests from now on.
@@ -138,24 +160,33 @@ func (s *server) track(conn net.Conn, state http.ConnState) {
 }
 
 // drain stops accepting, waits at most grace for the requests in flight, cancels
-// those that are left and, should they not even then end before ctx does, cuts
-// their connections.
+// those that are left, and cuts the connections on which even then no answer comes.
+// It is an error only if something is left behind after that.
 func (s *server) drain(ctx context.Context, grace time.Duration) error {
-	graceful, cancel := context.WithTimeout(ctx, grace)
-	defer cancel()
 	// net/http would wait five seconds for a connection that has sent nothing,
 	// such as a browser's spare one. Whoever has connected to send gets a moment.
 	closeFresh := time.AfterFunc(freshGrace, s.closeFresh)
 	defer closeFresh.Stop()
-	err := s.http.Shutdown(graceful)
+	err := s.shutdown(ctx, grace)
 	s.cancel()
 	if err != nil {
-		err = s.http.Shutdown(ctx)
+		s.log.Warn("shutdown: requests are cancelled", "grace", grace)
+		err = s.shutdown(ctx, cancelMargin)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("requests are left behind: %w", err), s.http.Close())
+		s.log.Warn("shutdown: connections are cut")
+		if err := s.http.Close(); err != nil {
+			return fmt.Errorf("close the connections: %w", err)
+		}
 	}
 	return s.awaitClosed(ctx)
+}
+
+// shutdown waits for the requests in flight, at most for limit.
+func (s *server) shutdown(ctx context.Context, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return s.http.Shutdown(ctx)
 }
 
 // awaitClosed waits for the connections that have been closed to be noticed as such.

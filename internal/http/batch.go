@@ -81,6 +81,11 @@ func (s *server) mset(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if err := s.store.PutMany(r.Context(), values, ttl); err != nil {
+		if faults, ok := errors.AsType[item.Faults](err); ok {
+			for _, fault := range faults {
+				fault.Pointer = string(jsontext.Pointer("/entries").AppendToken(fault.Key))
+			}
+		}
 		return err
 	}
 	return s.writeJSON(w, http.StatusOK, MsetResponse{Stored: int64(len(values))})
@@ -112,7 +117,7 @@ func (s *server) parseMset(body []byte) ([]item.Value, *item.TTL, error) {
 	})
 	switch {
 	case err != nil:
-		return nil, nil, err
+		return nil, nil, withEntry(err)
 	case !present:
 		return nil, nil, &apiError{codeInvalidBatch, `the field "entries" is required`}
 	case n > s.config.MaxBatch:
@@ -121,6 +126,26 @@ func (s *server) parseMset(body []byte) ([]item.Value, *item.TTL, error) {
 		return nil, nil, faults
 	}
 	return values, ttl, nil
+}
+
+// withEntry names the entry that has a bad string, which ended the reading; other
+// such faults are of the JSON as a whole.
+func withEntry(err error) error {
+	fault, ok := errors.AsType[*item.Fault](err)
+	if !ok || fault.Key != "" || fault.Code != item.CodeInvalidString {
+		return err
+	}
+	n := 0
+	for token := range jsontext.Pointer(fault.Pointer).Tokens() {
+		if n++; n == 1 && token != "entries" {
+			break
+		}
+		if n == 2 {
+			fault.Key = token
+			break
+		}
+	}
+	return err
 }
 
 // readEntries reads an object of values by key and counts them. Each that breaks

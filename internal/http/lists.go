@@ -78,8 +78,8 @@ func (s *server) listBlocks(w http.ResponseWriter, r *http.Request) error {
 	var category *string
 	if values.Has("category") {
 		text := values.Get("category")
-		if !utf8.ValidString(text) || strings.ContainsRune(text, 0) {
-			return &apiError{codeInvalidParameter, "category must be UTF-8 without U+0000"}
+		if !utf8.ValidString(text) || strings.ContainsRune(text, 0) || utf8.RuneCountInString(text) > item.MaxCategoryChars {
+			return &apiError{codeInvalidParameter, fmt.Sprintf("category must be at most %d characters of UTF-8 without U+0000", item.MaxCategoryChars)}
 		}
 		category = &text
 	}

@@ -35,6 +35,12 @@ func (s *server) observe(next http.Handler) http.Handler {
 		header := w.Header()
 		header[headerRequestID] = []string{id}
 		header.Set("X-Content-Type-Options", "nosniff")
+		if r.ProtoMajor == 1 && (r.ProtoMinor == 0 || len(r.TransferEncoding) > 0) {
+			// Where a length stood beside the chunks, net/http has dropped it without a
+			// word: what follows on the connection could be another's view of the same
+			// request (RFC 9112, section 6.1).
+			header.Set("Connection", "close")
+		}
 		// chi routes by RawPath where there is one and by the decoded Path
 		// otherwise; always routing by the encoded path means that a parameter is
 		// decoded once, by us, whatever its text.
@@ -48,7 +54,9 @@ func (s *server) observe(next http.Handler) http.Handler {
 			if cause := recover(); cause != nil {
 				s.recovered(recorder, r, cause)
 			}
-			s.finished(recorder, r, routed.RoutePattern(), time.Since(start))
+			// The contract's name of the route, whose suffix chi cannot have.
+			route := strings.Replace(routed.RoutePattern(), "{file}", "{name}.json", 1)
+			s.finished(recorder, r, route, time.Since(start))
 		}()
 		next.ServeHTTP(recorder, r)
 	})
@@ -192,6 +200,11 @@ func methodNotAllowed(routes chi.Routes) handler {
 			if routes.Match(chi.NewRouteContext(), method, r.URL.RawPath) {
 				allowed = append(allowed, method)
 			}
+		}
+		// chi takes a method that it does not know for one that is not allowed, and
+		// does not know what the names of registry items end with.
+		if len(allowed) == 0 || strings.HasPrefix(r.URL.Path, registryPath) && !strings.HasSuffix(r.URL.Path, ".json") {
+			return errNoRoute
 		}
 		w.Header().Set("Allow", strings.Join(allowed, ", "))
 		return &apiError{codeMethodNotAllowed, "this route allows " + strings.Join(allowed, ", ") + " only"}

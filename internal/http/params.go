@@ -99,11 +99,11 @@ func patternParam(values url.Values) (item.Pattern, error) {
 func pageParams(values url.Values, scope string) (store.Page, error) {
 	page := store.Page{Limit: defaultLimit}
 	if values.Has("limit") {
-		limit, err := strconv.Atoi(values.Get("limit"))
+		limit, err := strconv.ParseUint(values.Get("limit"), 10, 31) // unlike Atoi it takes no sign
 		if err != nil || limit < 1 || limit > maxLimit {
 			return store.Page{}, &apiError{codeInvalidParameter, fmt.Sprintf("limit must be an integer in 1 … %d", maxLimit)}
 		}
-		page.Limit = limit
+		page.Limit = int(limit)
 	}
 	if values.Has("cursor") {
 		after, err := parseCursor(scope, values.Get("cursor"))
@@ -152,7 +152,7 @@ func tagsHeader(r *http.Request, name string) (*item.Tags, error) {
 			return nil, malformed
 		}
 		end := strings.IndexByte(rest[1:], '"')
-		if end < 0 {
+		if end < 0 || strings.ContainsFunc(rest[1:1+end], notInTag) {
 			return nil, malformed
 		}
 		tag.Opaque = rest[1 : 1+end]
@@ -166,6 +166,26 @@ func tagsHeader(r *http.Request, name string) (*item.Tags, error) {
 		return nil, malformed
 	}
 	return &tags, nil
+}
+
+func notInTag(r rune) bool { return r <= ' ' || r == 0x7f }
+
+// trustedLength is how much room a body gets before any of it has come.
+const trustedLength = 64 << 10
+
+// readLength reads length bytes. Growing a buffer step by step would cost large
+// bodies more than all else; giving them their room at once would let clients
+// claim memory for nothing.
+func readLength(r io.Reader, length int64) ([]byte, error) {
+	body := make([]byte, min(length, trustedLength))
+	n, err := io.ReadFull(r, body)
+	if err != nil || int64(n) == length {
+		return body[:n], err
+	}
+	whole := make([]byte, length)
+	copy(whole, body)
+	_, err = io.ReadFull(r, whole[n:])
+	return whole, err
 }
 
 // readBody reads a JSON body within the limit. An empty one is empty, which only
@@ -188,9 +208,7 @@ func (s *server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error
 	var body []byte
 	var err error
 	if r.ContentLength >= 0 {
-		// Growing a buffer step by step would cost large bodies more than all else.
-		body = make([]byte, r.ContentLength)
-		_, err = io.ReadFull(limited, body)
+		body, err = readLength(limited, r.ContentLength)
 	} else {
 		body, err = io.ReadAll(limited)
 	}

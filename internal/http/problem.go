@@ -171,11 +171,17 @@ func newProblem(c code, detail string) Problem {
 	}
 	return Problem{
 		Type:   "urn:stockroom:problem:" + string(c),
-		Title:  http.StatusText(status),
+		Title:  titleOf(c),
 		Status: status,
 		Code:   string(c),
 		Detail: detail,
 	}
+}
+
+// titleOf returns the code in words, such as "Not found".
+func titleOf(c code) string {
+	words := strings.NewReplacer("_", " ", "json", "JSON", "ttl", "TTL").Replace(string(c))
+	return strings.ToUpper(words[:1]) + words[1:]
 }
 
 func fieldProblem(fault *item.Fault) FieldProblem {

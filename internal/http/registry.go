@@ -2,6 +2,7 @@ package http
 
 import (
 	"net/http"
+	"strings"
 
 	"github.com/stockroom/stockroom/internal/item"
 	"github.com/stockroom/stockroom/internal/registry"
@@ -62,7 +63,21 @@ func (s *server) putRegistryItem(w http.ResponseWriter, r *http.Request) error {
 	return s.writeWritten(w, r, written)
 }
 
+// registryName returns what a path /r/{framework}/{name}.json names. chi would end
+// the name at its first dot, so the suffix is ours to take off.
 func registryName(r *http.Request) (framework, name string, err error) {
-	key, err := namedKey(r, item.ComponentKey)
-	return key.Framework(), key.Name(), err
+	framework, err = pathParam(r, "framework")
+	if err != nil {
+		return "", "", err
+	}
+	file, err := pathParam(r, "file")
+	if err != nil {
+		return "", "", err
+	}
+	name, ok := strings.CutSuffix(file, ".json")
+	if !ok {
+		return "", "", errNoRoute
+	}
+	_, err = item.ComponentKey(framework, name)
+	return framework, name, err
 }

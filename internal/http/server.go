@@ -106,8 +106,8 @@ func newServer(config Config, deps Dependencies) *server {
 	s.route(auth.Read, http.MethodGet, "/v1/frameworks", s.listFrameworks)
 	s.route(auth.Admin, http.MethodGet, "/v1/stats", s.getStats)
 	s.route(auth.Admin, http.MethodPost, "/v1/maintenance", s.maintain)
-	s.route(auth.Read, http.MethodGet, registryPath+"{framework}/{name}.json", s.getRegistryItem)
-	s.route(auth.Write, http.MethodPut, registryPath+"{framework}/{name}.json", s.putRegistryItem)
+	s.route(auth.Read, http.MethodGet, registryPath+"{framework}/{file}", s.getRegistryItem)
+	s.route(auth.Write, http.MethodPut, registryPath+"{framework}/{file}", s.putRegistryItem)
 	return s
 }
 
@@ -152,5 +152,7 @@ func (s *server) noRoute(_ http.ResponseWriter, r *http.Request) error {
 		_, err := item.ParseKey("") // chi has no empty parameters
 		return err
 	}
-	return &apiError{codeNotFound, "there is no such route"}
+	return errNoRoute
 }
+
+var errNoRoute = &apiError{codeNotFound, "there is no such route"}

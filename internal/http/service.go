@@ -1,7 +1,6 @@
 package http
 
 import (
-	"math"
 	"net/http"
 	"time"
 
@@ -90,7 +89,7 @@ func parseMaintenance(body []byte) (ask store.Maintenance, err error) {
 		return ask, nil
 	}
 	read := func(dec *jsontext.Decoder) (*int64, error) {
-		n, err := item.ReadInteger(dec, math.MaxInt64, item.CodeInvalidValue)
+		n, err := item.ReadInteger(dec, item.MaxSizeClaim, item.CodeInvalidValue)
 		return &n, err
 	}
 	err = item.Decode(body, func(dec *jsontext.Decoder) error {

@@ -26,7 +26,7 @@ const (
 	CodeKeyMismatch    Code = "key_mismatch"     // the body contradicts the key
 	CodeInvalidValue   Code = "invalid_value"    // a field breaks its own rule
 	CodeTooLarge       Code = "item_too_large"   // one item is larger than the store may be
-	CodeInvalidString  Code = "invalid_string"   // a string has U+0000, which PostgreSQL cannot hold
+	CodeInvalidString  Code = "invalid_string"   // a string has U+0000, which PostgreSQL cannot hold, or an unpaired surrogate
 )
 
 // Fault is one thing wrong with what a caller sent. Its texts are written for
@@ -84,8 +84,11 @@ func SyntaxFault(err error) *Fault {
 	case errors.As(err, &syntactic):
 		fault.Pointer = string(syntactic.JSONPointer)
 		fault.Detail = strings.TrimPrefix(syntactic.Error(), "jsontext: ")
-		if errors.Is(err, jsontext.ErrDuplicateName) {
+		switch {
+		case errors.Is(err, jsontext.ErrDuplicateName):
 			fault.Code = CodeDuplicateName
+		case strings.Contains(syntactic.Error(), "invalid surrogate pair"): // jsontext has no error value for it
+			fault.Code, fault.Detail = CodeInvalidString, "has a string with an unpaired surrogate, which is no character"
 		}
 	case errors.Is(err, io.EOF):
 		fault.Detail = "the body is empty"

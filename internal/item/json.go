@@ -156,7 +156,9 @@ func ReadRaw(dec *jsontext.Decoder) ([]byte, error) {
 		return nil, err
 	}
 	if hasNUL(value) {
-		return nil, nulFault(dec)
+		fault := nulFault(dec)
+		fault.Pointer += nulPointer(value)
+		return nil, fault
 	}
 	return compact(value)
 }
@@ -171,12 +173,18 @@ func ReadRawKind(dec *jsontext.Decoder, what string, kinds ...jsontext.Kind) ([]
 
 // readStringsJSON reads an array of strings and returns its compact JSON.
 func readStringsJSON(dec *jsontext.Decoder) ([]byte, error) {
-	raw, err := ReadRawKind(dec, "an array of strings", jsontext.KindBeginArray)
+	if dec.PeekKind() != jsontext.KindBeginArray {
+		return nil, wrongType(dec, "an array of strings")
+	}
+	value, err := dec.ReadValue()
 	if err != nil {
 		return nil, err
 	}
-	elements := jsontext.NewDecoder(bytes.NewBuffer(raw))
-	if _, err := ReadStrings(elements); err != nil {
+	raw, err := compact(value)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := ReadStrings(jsontext.NewDecoder(bytes.NewBuffer(raw))); err != nil {
 		if fault, ok := errors.AsType[*Fault](err); ok {
 			fault.Pointer = string(dec.StackPointer()) + fault.Pointer
 		}
@@ -264,6 +272,21 @@ func hasNUL(value []byte) bool {
 			return true
 		}
 		at += len(escape)
+	}
+}
+
+// nulPointer returns where in value, which is valid JSON, the first string with
+// U+0000 stands.
+func nulPointer(value []byte) string {
+	dec := jsontext.NewDecoder(bytes.NewBuffer(bytes.Clone(value)))
+	for {
+		token, err := dec.ReadToken()
+		if err != nil {
+			return ""
+		}
+		if token.Kind() == jsontext.KindString && strings.IndexByte(token.String(), 0) >= 0 {
+			return string(dec.StackPointer())
+		}
 	}
 }
 

@@ -16,7 +16,8 @@ import (
 // largest integer that every JSON reader keeps exactly (RFC 7493, section 2.2).
 const MaxSizeClaim = 1<<53 - 1
 
-const maxCategoryChars = 50
+// MaxCategoryChars is how many characters a category may have.
+const MaxCategoryChars = 50
 
 // Value is a checked item as it is stored under its key.
 type Value struct {
@@ -241,7 +242,7 @@ func UnknownField(dec *jsontext.Decoder, name string) error {
 }
 
 func missingField(object jsontext.Pointer, name string) *Fault {
-	return &Fault{Code: CodeMissingField, Pointer: string(object), Detail: fmt.Sprintf("the field %q is required", name)}
+	return &Fault{Code: CodeMissingField, Pointer: string(object.AppendToken(name)), Detail: fmt.Sprintf("the field %q is required", name)}
 }
 
 func readIdentity(dec *jsontext.Decoder, what, want string) error {
@@ -260,8 +261,8 @@ func readCategory(dec *jsontext.Decoder) (*string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if utf8.RuneCountInString(text) > maxCategoryChars {
-		return nil, faultAt(dec, CodeInvalidValue, fmt.Sprintf("must have at most %d characters", maxCategoryChars))
+	if utf8.RuneCountInString(text) > MaxCategoryChars {
+		return nil, faultAt(dec, CodeInvalidValue, fmt.Sprintf("must have at most %d characters", MaxCategoryChars))
 	}
 	return &text, nil
 }

@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"context"
 	"errors"
 	"strings"
 
@@ -35,12 +34,20 @@ func IsInfrastructure(err error) bool {
 	return false
 }
 
-// MayComeUp tells whether err, of connecting, may go away by itself: the database
-// is down, not yet up, or full, rather than refusing us for a reason.
+// MayComeUp tells whether err, of connecting or migrating, may go away by itself:
+// the database is down, not yet up, full, or busy with somebody else's migration,
+// rather than refusing us for a reason.
 func MayComeUp(err error) bool {
+	if errors.Is(err, ErrMigrationLocked) {
+		return true
+	}
+	for _, reason := range []error{ErrDirty, ErrBehind, ErrBadDSN, ErrClosed} {
+		if errors.Is(err, reason) {
+			return false
+		}
+	}
 	if _, answered := errors.AsType[*pgconn.PgError](err); answered {
 		return IsInfrastructure(err)
 	}
-	_, unreachable := errors.AsType[*pgconn.ConnectError](err)
-	return unreachable || errors.Is(err, context.DeadlineExceeded)
+	return true // no answer at all
 }

@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,11 +11,10 @@ import (
 	"time"
 
 	"github.com/golang-migrate/migrate/v4"
-	migratepgx "github.com/golang-migrate/migrate/v4/database/pgx/v5"
+	"github.com/golang-migrate/migrate/v4/database"
 	"github.com/golang-migrate/migrate/v4/source/iofs"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/stockroom/stockroom/db"
 )
@@ -40,7 +38,6 @@ const migrationLockTimeout = 30 * time.Second
 const (
 	migrationsFolder = "migrations"
 	lockNotAvailable = "55P03" // SQLSTATE
-	noVersion        = -1      // golang-migrate's word for a schema without any
 )
 
 // SchemaVersion is where a database's schema stands.
@@ -53,9 +50,9 @@ type SchemaVersion struct {
 // Migrator runs the embedded migrations on one database, on a connection of its
 // own. Several processes may migrate one database at once: they take turns.
 type Migrator struct {
-	migrations fs.FS
-	m          *migrate.Migrate
-	latest     int
+	m      *migrate.Migrate
+	driver database.Driver
+	latest int
 }
 
 // NewMigrator connects to the database of dsn. The caller must Close it.
@@ -74,46 +71,30 @@ func newMigrator(ctx context.Context, dsn string, connectTimeout time.Duration, 
 	}
 	tune(&config.Config, connectTimeout)
 	config.RuntimeParams["lock_timeout"] = strconv.FormatInt(migrationLockTimeout.Milliseconds(), 10)
-	pool := stdlib.OpenDB(*config)
-	m, err := migrateOn(ctx, pool, migrations)
-	if err != nil {
-		return nil, errors.Join(err, pool.Close())
-	}
-	return &Migrator{migrations: migrations, m: m, latest: latest}, nil
-}
-
-func migrateOn(ctx context.Context, pool *sql.DB, migrations fs.FS) (*migrate.Migrate, error) {
-	// golang-migrate takes no context: this is the only step that can be bounded
-	// by the caller's, and it is the one that waits for a database that is down.
-	if err := pool.PingContext(ctx); err != nil {
-		return nil, fmt.Errorf("postgres: connect to migrate: %w", err)
-	}
-	driver, err := migratepgx.WithInstance(pool, &migratepgx.Config{})
+	driver, err := newMigrationDriver(ctx, config)
 	if err != nil {
 		return nil, translateMigration(err)
 	}
 	source, err := iofs.New(migrations, migrationsFolder)
 	if err != nil {
-		return nil, fmt.Errorf("postgres: read the migrations: %w", err)
+		return nil, errors.Join(fmt.Errorf("postgres: read the migrations: %w", err), driver.Close())
 	}
-	m, err := migrate.NewWithInstance("iofs", source, "pgx5", driver)
+	m, err := migrate.NewWithInstance("iofs", source, "stockroom", driver)
 	if err != nil {
-		return nil, fmt.Errorf("postgres: prepare the migrations: %w", err)
+		return nil, errors.Join(fmt.Errorf("postgres: prepare the migrations: %w", err), driver.Close())
 	}
-	m.LockTimeout = migrationLockTimeout
-	return m, nil
+	// PostgreSQL's own answer comes first.
+	m.LockTimeout = 2 * migrationLockTimeout
+	return &Migrator{m: m, driver: driver, latest: latest}, nil
 }
 
 // Version says where the schema stands.
 func (m *Migrator) Version() (SchemaVersion, error) {
-	version, dirty, err := m.m.Version()
-	if errors.Is(err, migrate.ErrNilVersion) {
-		return SchemaVersion{Latest: m.latest}, nil
-	}
+	version, dirty, err := m.driver.Version()
 	if err != nil {
 		return SchemaVersion{}, fmt.Errorf("postgres: read the version of the schema: %w", err)
 	}
-	return SchemaVersion{Version: int(version), Dirty: dirty, Latest: m.latest}, nil
+	return SchemaVersion{Version: max(version, 0), Dirty: dirty, Latest: m.latest}, nil
 }
 
 // Check returns nil where this program can work with the schema: it is not
@@ -170,7 +151,7 @@ func (m *Migrator) Force(version int) error {
 		return fmt.Errorf("postgres: there is no version %d, only 0 … %d", version, m.latest)
 	}
 	if version == 0 {
-		version = noVersion
+		version = database.NilVersion
 	}
 	return m.translate(m.m.Force(version))
 }

@@ -74,6 +74,14 @@ func Open(cfg Config) (*DB, error) {
 	return &DB{pool: pool}, nil
 }
 
+// CheckDSN tells whether a connection string can be read: ErrBadDSN if not.
+func CheckDSN(dsn string) error {
+	if _, err := pgxpool.ParseConfig(dsn); err != nil {
+		return ErrBadDSN
+	}
+	return nil
+}
+
 // tune sets what every connection of ours needs, the migrations' included.
 func tune(cfg *pgconn.Config, connectTimeout time.Duration) {
 	if cfg.ConnectTimeout == 0 {

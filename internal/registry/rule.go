@@ -136,7 +136,9 @@ func wrongType(dec *jsontext.Decoder, want string) error {
 
 // missingField is a fault of the object that the decoder has just read.
 func missingField(dec *jsontext.Decoder, name string) *item.Fault {
-	return faultAt(dec, item.CodeMissingField, fmt.Sprintf("the field %q is required", name))
+	fault := faultAt(dec, item.CodeMissingField, fmt.Sprintf("the field %q is required", name))
+	fault.Pointer = string(jsontext.Pointer(fault.Pointer).AppendToken(name))
+	return fault
 }
 
 // faultAt is a fault of the value that the decoder has just read.

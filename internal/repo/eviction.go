@@ -33,13 +33,21 @@ func LockSize(ctx context.Context, u *txn.Unit, alone bool) (size Size, err erro
 	var batch pgx.Batch
 	batch.Queue(lock, sizeLock)
 	// A statement of its own: its snapshot must be taken when the lock is held.
-	batch.Queue(`SELECT sum(component_bytes + block_bytes + entry_bytes)::bigint, current_setting('max_connections')::bigint
-		FROM usage_counters`).QueryRow(func(row pgx.Row) error { return row.Scan(&size.Bytes, &size.Writers) })
+	batch.Queue(readSize).QueryRow(func(row pgx.Row) error { return row.Scan(&size.Bytes, &size.Writers) })
 	results, err := u.SendBatch(ctx, &batch)
 	if err != nil {
 		return Size{}, err
 	}
-	return size, results.Close()
+	err = results.Close() // runs the function above
+	return size, err
+}
+
+const readSize = `SELECT sum(component_bytes + block_bytes + entry_bytes)::bigint, current_setting('max_connections')::bigint
+	FROM usage_counters`
+
+// ReadSize reads the size of the store as it is now.
+func ReadSize(ctx context.Context, u *txn.Unit) (Size, error) {
+	return queryOne(ctx, u, pgx.RowToStructByPos[Size], readSize)
 }
 
 // Victim is an item that may be evicted.

@@ -58,7 +58,8 @@ func Upsert(ctx context.Context, u *txn.Unit, writes []Write) (map[item.Key]Writ
 	if err != nil {
 		return nil, item.Usage{}, err
 	}
-	return written, usage, results.Close()
+	err = results.Close() // runs the functions above
+	return written, usage, err
 }
 
 // maxStatementRows bounds the parameters of a statement, of which PostgreSQL
@@ -185,26 +186,44 @@ func Delete(ctx context.Context, u *txn.Unit, keys []item.Key) ([]item.Key, item
 	groups := byTable(keys)
 	var deleted []item.Key
 	var usage item.Usage
+	var batch pgx.Batch
+	// Rows are locked in the order of their keys, which is that of the index.
+	batch.Queue(inOrder)
 	for _, t := range tables {
 		if len(groups[t]) == 0 {
 			continue
 		}
-		rows, err := query(ctx, u, pgx.RowToStructByPos[deletedRow],
-			`DELETE FROM `+t.name+` t WHERE t.key = ANY($1) RETURNING t.key, t.bytes, `+alive, groups[t])
+		batch.Queue(`DELETE FROM `+t.name+` t WHERE t.key = ANY($1) RETURNING t.key, t.bytes, `+alive, groups[t]).
+			Query(func(rows pgx.Rows) error {
+				var err error
+				deleted, usage, err = t.collectDeleted(rows, deleted, usage)
+				return err
+			})
+	}
+	results, err := u.SendBatch(ctx, &batch)
+	if err != nil {
+		return nil, item.Usage{}, err
+	}
+	err = results.Close() // runs the functions above
+	return deleted, usage, err
+}
+
+// collectDeleted reads the rows of a delete and adds them to what was deleted.
+func (t *table) collectDeleted(rows pgx.Rows, deleted []item.Key, usage item.Usage) ([]item.Key, item.Usage, error) {
+	gone, err := pgx.CollectRows(rows, pgx.RowToStructByPos[deletedRow])
+	if err != nil {
+		return nil, item.Usage{}, err
+	}
+	for _, row := range gone {
+		usage = usage.Plus(item.UsageOf(t.kind, -1, -row.Bytes))
+		if !row.Alive {
+			continue
+		}
+		key, err := item.ParseKey(row.Key)
 		if err != nil {
 			return nil, item.Usage{}, err
 		}
-		for _, row := range rows {
-			usage = usage.Plus(item.UsageOf(t.kind, -1, -row.Bytes))
-			if !row.Alive {
-				continue
-			}
-			key, err := item.ParseKey(row.Key)
-			if err != nil {
-				return nil, item.Usage{}, err
-			}
-			deleted = append(deleted, key)
-		}
+		deleted = append(deleted, key)
 	}
 	return deleted, usage, nil
 }

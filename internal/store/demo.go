@@ -14,9 +14,6 @@ import (
 // that it already has, or else that of the demo which was published before it.
 // A registry item does not carry its demo, so publishing must not lose it.
 func withStoredDemo(ctx context.Context, u *txn.Unit, value item.Value) (item.Value, error) {
-	if value.Component == nil {
-		return value, nil
-	}
 	current, err := component(ctx, u, value.Key)
 	switch {
 	case err == nil && current.Component.DemoCode != nil:

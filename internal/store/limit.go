@@ -74,8 +74,8 @@ func (s *Store) writeWithin(ctx context.Context, size int64, alone bool, fn func
 		if !alone && done.usage.Bytes.Total() > size {
 			return errNearLimit
 		}
-		if over := before.Bytes + done.usage.Bytes.Total() - s.options.MaxBytes; alone && over > 0 {
-			evicted, err := s.evict(ctx, u, marks, over, done.stored)
+		if alone {
+			evicted, err := s.evict(ctx, u, marks, done)
 			if err != nil {
 				return err
 			}
@@ -93,46 +93,60 @@ func (s *Store) far(before repo.Size, size int64) bool {
 	return size <= margin/before.Writers && before.Bytes+size+margin <= s.options.MaxBytes
 }
 
-// evict frees at least need bytes in a unit that holds the size lock alone:
-// expired items first, then the least recently used, without those of keep. It
-// returns the change of the usage.
-func (s *Store) evict(ctx context.Context, u *txn.Unit, marks *marksInUnit, need int64, keep []item.Key) (item.Usage, error) {
-	var total item.Usage
-	for need > 0 {
-		expired, usage, err := repo.DeleteExpired(ctx, u, evictionBatch)
+// evict brings the store back within its limit, in a unit that holds the size
+// lock alone and has done what done says: expired items go first, then the least
+// recently used, without those that were stored. It returns the change of the usage.
+func (s *Store) evict(ctx context.Context, u *txn.Unit, marks *marksInUnit, done change) (item.Usage, error) {
+	var evicted item.Usage
+	swept, exhausted := false, false // no expired items, no items at all are left
+	for {
+		// Anew each time: deletes need no size lock, and make room meanwhile.
+		size, err := repo.ReadSize(ctx, u)
 		if err != nil {
 			return item.Usage{}, err
 		}
-		if expired == 0 {
-			break
+		over := size.Bytes + done.usage.Plus(evicted).Bytes.Total() - s.options.MaxBytes
+		if over <= 0 {
+			return evicted, nil
 		}
-		need += usage.Bytes.Total()
-		total = total.Plus(usage)
+		var usage item.Usage
+		switch {
+		case !swept:
+			usage, swept, err = s.evictExpired(ctx, u)
+		case exhausted:
+			return item.Usage{}, item.ErrTooLarge
+		default:
+			// What has been read must show before the least recently used are chosen.
+			if err = marks.apply(ctx, u); err == nil {
+				usage, exhausted, err = s.evictOldest(ctx, u, over, done.stored)
+			}
+		}
+		if err != nil {
+			return item.Usage{}, err
+		}
+		evicted = evicted.Plus(usage)
+	}
+}
+
+// evictExpired deletes a batch of expired items and tells whether that was the last.
+func (s *Store) evictExpired(ctx context.Context, u *txn.Unit) (usage item.Usage, last bool, err error) {
+	n, usage, err := repo.DeleteExpired(ctx, u, evictionBatch)
+	if n > 0 {
 		s.count(u, &s.counters.expirations, usage)
 	}
-	if need <= 0 {
-		return total, nil
+	return usage, n == 0, err
+}
+
+// evictOldest deletes the least recently used items, without those of keep, as
+// far as they are needed to free so many bytes, or a batch of them, and tells
+// whether there were none.
+func (s *Store) evictOldest(ctx context.Context, u *txn.Unit, need int64, keep []item.Key) (usage item.Usage, none bool, err error) {
+	victims, err := repo.LeastRecentlyUsed(ctx, u, keep, evictionBatch)
+	if err != nil || len(victims) == 0 {
+		return item.Usage{}, true, err
 	}
-	// What has been read must show before the least recently used are chosen.
-	if err := marks.apply(ctx, u); err != nil {
-		return item.Usage{}, err
-	}
-	for need > 0 {
-		victims, err := repo.LeastRecentlyUsed(ctx, u, keep, evictionBatch)
-		if err != nil {
-			return item.Usage{}, err
-		}
-		if len(victims) == 0 {
-			return item.Usage{}, item.ErrTooLarge
-		}
-		usage, err := s.evictItems(ctx, u, enough(victims, need))
-		if err != nil {
-			return item.Usage{}, err
-		}
-		need += usage.Bytes.Total()
-		total = total.Plus(usage)
-	}
-	return total, nil
+	usage, err = s.evictItems(ctx, u, enough(victims, need))
+	return usage, false, err
 }
 
 // enough returns the first victims that together have need bytes, or all.

@@ -131,29 +131,41 @@ func (s *Store) Put(ctx context.Context, value item.Value, ttl *item.TTL, requir
 	write := repo.Write{Value: value, TTL: s.ttl(ttl)}
 	err = s.write(ctx, size, func(ctx context.Context, u *txn.Unit) (change, error) {
 		var usage item.Usage
-		written, usage, err = put(ctx, u, write, required)
+		written, usage, err = put(ctx, u, write, required, nil)
 		s.changed(u, value.Key)
 		return change{usage: usage, stored: []item.Key{value.Key}}, err
 	})
 	return written, err
 }
 
-// put stores one item as required and returns the change of the usage.
-func put(ctx context.Context, u *txn.Unit, write repo.Write, required item.Precondition) (repo.Written, item.Usage, error) {
-	key := write.Value.Key
+// put stores one item as required and returns the change of the usage. A prepare
+// other than nil makes the value that is written, while the item, where it exists,
+// is locked.
+func put(
+	ctx context.Context, u *txn.Unit, write repo.Write, required item.Precondition,
+	prepare func(context.Context, *txn.Unit, item.Value) (item.Value, error),
+) (Written, item.Usage, error) {
+	key, value := write.Value.Key, write.Value
 	for {
-		if !required.None() {
+		if !required.None() || prepare != nil {
 			exists, err := checkLocked(ctx, u, key, required)
 			if err != nil {
-				return repo.Written{}, item.Usage{}, err
+				return Written{}, item.Usage{}, err
 			}
 			// There is no row to lock where there is no item: should somebody else
 			// create it now, that must be looked at again, not overwritten.
 			write.CreateOnly = !exists
 		}
+		if prepare != nil {
+			prepared, err := prepare(ctx, u, value)
+			if err != nil {
+				return Written{}, item.Usage{}, err
+			}
+			write.Value = prepared
+		}
 		byKey, usage, err := repo.Upsert(ctx, u, []repo.Write{write})
 		if err != nil {
-			return repo.Written{}, item.Usage{}, err
+			return Written{}, item.Usage{}, err
 		}
 		if written, ok := byKey[key]; ok {
 			return written, usage, nil
@@ -335,9 +347,7 @@ func (s *Store) DeleteMany(ctx context.Context, keys []item.Key) (n int, err err
 	if len(keys) == 0 {
 		return 0, nil
 	}
-	// At READ COMMITTED a batch that is written meanwhile could lose the items
-	// that already stood and keep those that it creates.
-	err = s.units.DoRepeatable(ctx, func(ctx context.Context, u *txn.Unit) error {
+	do := func(ctx context.Context, u *txn.Unit) error {
 		deleted, usage, err := repo.Delete(ctx, u, keys)
 		if err != nil {
 			return err
@@ -345,7 +355,19 @@ func (s *Store) DeleteMany(ctx context.Context, keys []item.Key) (n int, err err
 		n = len(deleted)
 		s.changed(u, keys...)
 		return repo.AddUsage(ctx, u, usage)
-	})
+	}
+	// At READ COMMITTED a batch that is written meanwhile could lose the items
+	// that already stood and keep those that it creates.
+	err = s.units.DoRepeatable(ctx, do)
+	if errors.Is(err, txn.ErrContention) {
+		// Others write the same items all the time: they wait this once.
+		err = s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
+			if err := repo.LockAll(ctx, u); err != nil {
+				return err
+			}
+			return do(ctx, u)
+		})
+	}
 	return n, err
 }
 
@@ -389,9 +411,7 @@ func (s *Store) Publish(ctx context.Context, value item.Value, ttl *item.TTL, re
 		size *= 2 // the demo of a component is stored with that, too
 	}
 	err = s.write(ctx, size, func(ctx context.Context, u *txn.Unit) (change, error) {
-		// A component and its demo are published one after the other, and so are an
-		// item and one of the other kind: what is decided here spans rows and tables.
-		if err := repo.LockName(ctx, u, value.Key.Framework(), registry.DemoBase(value.Key.Name())); err != nil {
+		if err := lockNames(ctx, u, value); err != nil {
 			return change{}, err
 		}
 		switch _, err := repo.Metadata(ctx, u, other); {
@@ -400,12 +420,12 @@ func (s *Store) Publish(ctx context.Context, value item.Value, ttl *item.TTL, re
 		case !errors.Is(err, item.ErrNotFound):
 			return change{}, err
 		}
-		value, err := withStoredDemo(ctx, u, value)
-		if err != nil {
-			return change{}, err
+		var prepare func(context.Context, *txn.Unit, item.Value) (item.Value, error)
+		if value.Component != nil {
+			prepare = withStoredDemo
 		}
 		var done change
-		if written, done.usage, err = put(ctx, u, repo.Write{Value: value, TTL: s.ttl(ttl)}, required); err != nil {
+		if written, done.usage, err = put(ctx, u, repo.Write{Value: value, TTL: s.ttl(ttl)}, required, prepare); err != nil {
 			return change{}, err
 		}
 		done.stored = []item.Key{value.Key}
@@ -421,6 +441,18 @@ func (s *Store) Publish(ctx context.Context, value item.Value, ttl *item.TTL, re
 		return done, nil
 	})
 	return written, err
+}
+
+// lockNames keeps others from publishing under the name of value, and under that
+// of the component whose demo it is, until the unit ends: what is decided there
+// spans rows and tables. The shorter name, the component's, comes first.
+func lockNames(ctx context.Context, u *txn.Unit, value item.Value) error {
+	if target, ok := registry.DemoTarget(value); ok {
+		if err := repo.LockName(ctx, u, target.Framework(), target.Name()); err != nil {
+			return err
+		}
+	}
+	return repo.LockName(ctx, u, value.Key.Framework(), value.Key.Name())
 }
 
 func publishedKeys(framework, name string) (component, block item.Key, err error) {

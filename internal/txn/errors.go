@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -31,35 +29,32 @@ func conflictOf(err error) (state string, conflict bool) {
 	return pgErr.Code, pgErr.Code == stateSerializationFailure || pgErr.Code == stateDeadlockDetected
 }
 
-// classify gives an error of a statement its meaning. What it does not know it
-// leaves as it is.
-func classify(ctx context.Context, err error) error {
-	var pgErr *pgconn.PgError
-	switch {
-	case err == nil:
+// classify gives an error of a unit's function its meaning; conn is the unit's
+// connection. What it does not know it leaves as it is.
+func classify(ctx context.Context, conn *pgx.Conn, err error) error {
+	if err == nil {
 		return nil
-	case errors.As(err, &pgErr):
-		if (pgErr.Code == stateQueryCanceled || pgErr.Code == stateLockNotAvailable) && ctx.Err() != nil {
-			return fmt.Errorf("%w: %w", ctx.Err(), err)
-		}
-		if postgres.IsInfrastructure(pgErr) {
-			return fmt.Errorf("%w: %w", ErrUnavailable, err)
-		}
-		return err
-	case isConnectionLoss(err):
+	}
+	if pgErr, answered := errors.AsType[*pgconn.PgError](err); answered {
+		return classifyAnswer(ctx, pgErr, err)
+	}
+	// pgx closes a connection that fails; the error itself could as well be the
+	// function's own.
+	if conn.IsClosed() {
 		return unavailable(ctx, "run a statement", err)
 	}
 	return err
 }
 
-// isConnectionLoss tells whether err comes from the connection, not from the
-// database's answer or from the unit's own function.
-func isConnectionLoss(err error) bool {
-	var netErr net.Error
-	var connectErr *pgconn.ConnectError
-	return errors.As(err, &connectErr) || errors.As(err, &netErr) && !errors.Is(err, context.DeadlineExceeded) ||
-		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
-		errors.Is(err, pgconn.ErrConnClosed)
+// classifyAnswer is classify for an answer of the database.
+func classifyAnswer(ctx context.Context, pgErr *pgconn.PgError, err error) error {
+	switch {
+	case (pgErr.Code == stateQueryCanceled || pgErr.Code == stateLockNotAvailable) && ctx.Err() != nil:
+		return fmt.Errorf("%w: %w", ctx.Err(), err)
+	case postgres.IsInfrastructure(err):
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return err
 }
 
 // unavailable reports that the database could not be reached, unless it was the
@@ -79,21 +74,17 @@ func unavailable(ctx context.Context, doing string, err error) error {
 
 // commitError gives an error of COMMIT its meaning. Only an answer of the
 // database says that it has not committed; one that ends the session (FATAL)
-// says nothing of what was done before.
-func commitError(err error) error {
-	var pgErr *pgconn.PgError
+// says nothing of what was done before. What pgx says to be safe to retry is not:
+// it loses the error of a connection that ends while it reads the answer.
+func commitError(ctx context.Context, err error) error {
+	pgErr, answered := errors.AsType[*pgconn.PgError](err)
 	switch {
 	case err == nil:
 		return nil
-	case errors.As(err, &pgErr) && pgErr.SeverityUnlocalized == "ERROR":
-		if postgres.IsInfrastructure(pgErr) {
-			return fmt.Errorf("%w: commit: %w", ErrUnavailable, err)
-		}
-		return err
+	case answered && pgErr.SeverityUnlocalized == "ERROR":
+		return classifyAnswer(ctx, pgErr, err)
 	case errors.Is(err, pgx.ErrTxCommitRollback):
 		return err
-	case pgconn.SafeToRetry(err): // nothing was sent
-		return fmt.Errorf("%w: commit: %w", ErrUnavailable, err)
 	}
 	return fmt.Errorf("%w: %w", ErrCommitUnknown, err)
 }

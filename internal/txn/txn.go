@@ -155,7 +155,7 @@ func (m *Manager) ReadOne(ctx context.Context, fn func(context.Context, *Unit) e
 		defer release()
 		unit := &Unit{sql: conn, single: true}
 		defer unit.end()
-		return classify(ctx, fn(ctx, unit))
+		return classify(ctx, conn.Conn(), fn(ctx, unit))
 	})
 }
 
@@ -232,7 +232,7 @@ func (m *Manager) once(ctx context.Context, options pgx.TxOptions, fn func(conte
 		}
 	}()
 	if err := fn(ctx, unit); err != nil {
-		return classify(ctx, err)
+		return classify(ctx, conn.Conn(), err)
 	}
 	unit.end()
 	committed = true // or unknown: in both cases there is nothing to roll back
@@ -265,13 +265,16 @@ func commit(ctx context.Context, tx pgx.Tx) error {
 		defer cancel()
 		return errors.Join(err, ignoreClosed(tx.Rollback(rollbackCtx)))
 	}
+	if tx.Conn().IsClosed() {
+		return fmt.Errorf("%w: the connection was lost before the commit", ErrUnavailable)
+	}
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		deadline = time.Now().Add(commitTimeout)
 	}
 	detached, cancel := context.WithDeadline(context.WithoutCancel(ctx), deadline)
 	defer cancel()
-	return commitError(tx.Commit(detached))
+	return commitError(detached, tx.Commit(detached))
 }
 
 func ignoreClosed(err error) error {

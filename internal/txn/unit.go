@@ -46,11 +46,11 @@ func (u *Unit) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, er
 // SendBatch runs several statements in one round trip. A batch counts as many
 // statements, so a unit of ReadOne refuses it.
 func (u *Unit) SendBatch(ctx context.Context, batch *pgx.Batch) (pgx.BatchResults, error) {
-	if u.single {
-		return nil, ErrOneStatement
-	}
 	if err := u.use(); err != nil {
 		return nil, err
+	}
+	if u.single {
+		return nil, ErrOneStatement
 	}
 	return u.sql.SendBatch(ctx, batch), nil
 }

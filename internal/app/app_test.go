@@ -1,0 +1,250 @@
+package app_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/stockroom/stockroom/internal/app"
+	"github.com/stockroom/stockroom/internal/config"
+	"github.com/stockroom/stockroom/internal/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// soon is when a test that waits for something gives up.
+const soon = 30 * time.Second
+
+// service is an app.Run under way.
+type service struct {
+	t      *testing.T
+	dir    string
+	cancel context.CancelFunc
+	log    *log
+	err    error
+	ended  chan struct{}
+}
+
+// log is a log that says when the service is ready.
+type log struct {
+	mu    sync.Mutex
+	text  bytes.Buffer
+	ready chan struct{}
+}
+
+func (l *log) Write(line []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if bytes.Contains(line, []byte(`"msg":"ready"`)) {
+		close(l.ready)
+	}
+	return l.text.Write(line)
+}
+
+func (l *log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+// run runs the service with variables as its environment.
+func run(t *testing.T, dir string, variables map[string]string) *service {
+	t.Helper()
+	environ := map[string]string{"STOCKROOM_ADDR": "127.0.0.1:0", "STOCKROOM_DATA_DIR": dir}
+	maps.Copy(environ, variables)
+	cfg, err := config.Load(environ)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	s := &service{t: t, dir: dir, cancel: cancel, log: &log{ready: make(chan struct{})}, ended: make(chan struct{})}
+	getenv := func(name string) string { return environ[name] }
+	go func() {
+		defer close(s.ended)
+		s.err = app.Run(ctx, cfg, app.Signals{}, getenv, slog.New(slog.NewJSONHandler(s.log, nil)))
+	}()
+	t.Cleanup(func() { _ = s.stop() })
+	return s
+}
+
+// stop asks the service to end and returns what Run does.
+func (s *service) stop() error {
+	s.t.Helper()
+	s.cancel()
+	s.await(s.ended, "Run returns")
+	return s.err
+}
+
+func (s *service) await(closed <-chan struct{}, what string) {
+	s.t.Helper()
+	timer := time.NewTimer(soon)
+	defer timer.Stop()
+	select {
+	case <-closed:
+	case <-timer.C:
+		s.t.Fatalf("waited in vain until %s; the log:\n%s", what, s.log)
+	}
+}
+
+// awaitReady returns where the service listens once it is ready.
+func (s *service) awaitReady() (url string) {
+	s.t.Helper()
+	s.await(s.log.ready, "the service is ready")
+	address, err := os.ReadFile(filepath.Join(s.dir, app.AddressFile))
+	require.NoError(s.t, err)
+	return "http://" + strings.TrimSpace(string(address))
+}
+
+// ask makes a request and returns the status and the body of the answer.
+func ask(t *testing.T, client *http.Client, method, url, body string) (int, string) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
+	require.NoError(t, err)
+	response, err := client.Do(r)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	return response.StatusCode, string(text)
+}
+
+// sessions counts the service's sessions on the database of conn.
+func sessions(t *testing.T, conn *pgx.Conn) (n int) {
+	t.Helper()
+	require.NoError(t, conn.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity
+		WHERE datname = current_database() AND application_name = 'stockroom'`).Scan(&n))
+	return n
+}
+
+// descriptors counts our open files.
+func descriptors(t *testing.T) int {
+	t.Helper()
+	folder := "/dev/fd"
+	if runtime.GOOS == "linux" {
+		folder = "/proc/self/fd"
+	}
+	names, err := os.ReadDir(folder)
+	require.NoError(t, err)
+	return len(names)
+}
+
+func eventually(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	ticker := time.NewTicker(5 * time.Millisecond)
+	defer ticker.Stop()
+	timeout := time.NewTimer(soon)
+	defer timeout.Stop()
+	for !done() {
+		select {
+		case <-ticker.C:
+		case <-timeout.C:
+			t.Fatalf("waited in vain until %s", what)
+		}
+	}
+}
+
+func TestRunLeavesNothingBehind(t *testing.T) {
+	dsn := pgtest.New(t)
+	conn := pgtest.Connect(t, dsn)
+	dir := t.TempDir()
+	const cycles, settled = 20, 3
+	var before int
+	for cycle := range cycles {
+		leaks := goleak.IgnoreCurrent()
+		s := run(t, dir, map[string]string{"DATABASE_URL": dsn})
+		url := s.awaitReady()
+		client := &http.Client{Transport: &http.Transport{}, Timeout: soon}
+		value := strconv.Itoa(cycle)
+		status, _ := ask(t, client, http.MethodPut, url+"/v1/items/cycle", value)
+		require.Less(t, status, http.StatusMultipleChoices)
+		status, body := ask(t, client, http.MethodGet, url+"/v1/items/cycle", "")
+		require.Equal(t, http.StatusOK, status)
+		require.Equal(t, value, body)
+		require.Positive(t, sessions(t, conn))
+
+		// The client's connection is idle, and stays open until the server closes it.
+		require.NoError(t, s.stop(), "cycle %d: %s", cycle, s.log)
+		client.CloseIdleConnections()
+		require.NoError(t, goleak.Find(leaks), "cycle %d", cycle)
+		// A session ends a moment after its connection.
+		eventually(t, "no session is left", func() bool { return sessions(t, conn) == 0 })
+		// What the first cycles open for the whole process is no leak.
+		if cycle == settled {
+			before = descriptors(t)
+		}
+		require.NotContains(t, s.log.String(), `"level":"ERROR"`)
+	}
+	require.LessOrEqual(t, descriptors(t), before)
+
+	// The marks of the last access were written on the way out.
+	var accesses int
+	require.NoError(t, conn.QueryRow(t.Context(), "SELECT access_count FROM entries WHERE key = 'cycle'").Scan(&accesses))
+	require.Equal(t, 2*cycles, accesses, "one each for a write and a read")
+}
+
+func TestRunThatFailsLeavesNothingBehind(t *testing.T) {
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer busy.Close()
+	noKeys := filepath.Join(t.TempDir(), "keys")
+	require.NoError(t, os.WriteFile(noKeys, []byte("nonsense\n"), 0o600))
+	for name, tc := range map[string]struct {
+		variable, value, want string
+	}{
+		"address in use":   {"STOCKROOM_ADDR", busy.Addr().String(), "address already in use"},
+		"schema too old":   {"STOCKROOM_MIGRATE", "check", "server migrate up"},
+		"bad keys":         {"STOCKROOM_API_KEYS_FILE", noKeys, "API keys"},
+		"bad telemetry":    {"OTEL_TRACES_EXPORTER", "carrier pigeon", "OTEL_TRACES_EXPORTER"},
+		"refused database": {"DATABASE_URL", "none", "does not exist"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dsn := pgtest.Empty(t)
+			conn := pgtest.Connect(t, dsn)
+			leaks := goleak.IgnoreCurrent()
+			variables := map[string]string{"DATABASE_URL": dsn, tc.variable: tc.value}
+			if tc.variable == "DATABASE_URL" {
+				variables[tc.variable] = strings.Replace(dsn, "/t_", "/none_", 1)
+			}
+			s := run(t, t.TempDir(), variables)
+			s.await(s.ended, "Run fails")
+			require.ErrorContains(t, s.err, tc.want)
+			require.NoError(t, goleak.Find(leaks))
+			eventually(t, "no session is left", func() bool { return sessions(t, conn) == 0 })
+		})
+	}
+}
+
+// A database that is down is waited for. What is wrong with ourselves is not.
+func TestRunFailsAtOnceForABadCertificate(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "certificate")
+	require.NoError(t, os.WriteFile(file, []byte("nonsense\n"), 0o600))
+	leaks := goleak.IgnoreCurrent()
+	s := run(t, t.TempDir(), map[string]string{
+		"DATABASE_URL": "postgres://u@127.0.0.1:1/x", "STOCKROOM_TLS_CERT_FILE": file, "STOCKROOM_TLS_KEY_FILE": file,
+	})
+	s.await(s.ended, "Run fails")
+	require.ErrorContains(t, s.err, "certificate")
+	require.NoError(t, goleak.Find(leaks))
+}
+
+func TestRunStoppedBeforeItIsReady(t *testing.T) {
+	leaks := goleak.IgnoreCurrent()
+	s := run(t, t.TempDir(), map[string]string{"DATABASE_URL": "postgres://u@127.0.0.1:1/x"})
+	eventually(t, "it has tried", func() bool { return strings.Contains(s.log.String(), "cannot be reached yet") })
+	require.NoError(t, s.stop(), "to be stopped is no failure")
+	require.NoError(t, goleak.Find(leaks))
+}

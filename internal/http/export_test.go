@@ -1,0 +1,36 @@
+package http
+
+import (
+	"net/http"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/stockroom/stockroom/internal/item"
+)
+
+// Routes returns the routes that New serves, for the test that holds them
+// against the contract.
+func Routes() chi.Routes { return newServer(Config{}, Dependencies{}).router }
+
+// Statuses returns a copy of the table of codes.
+func Statuses() map[string]int {
+	table := make(map[string]int, len(statuses))
+	for code, status := range statuses {
+		table[string(code)] = status
+	}
+	return table
+}
+
+// What the fuzz targets call.
+var (
+	NewCursor   = newCursor
+	ParseCursor = parseCursor
+)
+
+// ParseTags parses a header with entity tags, as a request has it in lines.
+func ParseTags(lines ...string) (*item.Tags, error) {
+	return tagsHeader(&http.Request{Header: http.Header{"If-Match": lines}}, "If-Match")
+}
+
+// TitleOf returns the title of the problems of a code.
+func TitleOf(c string) string { return newProblem(code(c), "").Title }

@@ -1,0 +1,153 @@
+package store_test
+
+import (
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/stockroom/stockroom/internal/item"
+	"github.com/stockroom/stockroom/internal/pgtest"
+	"github.com/stockroom/stockroom/internal/store"
+)
+
+// sized returns an entry that is charged so many bytes.
+func sized(t require.TestingT, k string, bytes int) item.Value {
+	v := value(t, key(t, k), strings.Repeat("x", bytes-2))
+	require.Equal(t, int64(bytes), v.Bytes)
+	return v
+}
+
+func (b *bundle) mustPut(v item.Value) {
+	b.t.Helper()
+	_, err := b.Put(b.t.Context(), v, nil, item.Precondition{})
+	require.NoError(b.t, err)
+}
+
+// stored returns the keys of the rows, expired ones included.
+func (b *bundle) stored() []string {
+	b.t.Helper()
+	return scan[[]string](b.t, b.other, `SELECT coalesce(array_agg(key ORDER BY key), '{}') FROM
+		(SELECT key FROM components UNION ALL SELECT key FROM blocks UNION ALL SELECT key FROM entries) AS items`)
+}
+
+// age makes items look as if they were last used so many seconds ago.
+func (b *bundle) age(seconds map[string]int) {
+	b.t.Helper()
+	for k, s := range seconds {
+		b.exec(`UPDATE `+table(key(b.t, k))+` SET accessed_at = now() - $2 * interval '1 second' WHERE key = $1`, k, s)
+	}
+}
+
+func TestEvictionTakesWhatIsNeededLeast(t *testing.T) {
+	t.Parallel()
+	b := setup(t, store.Options{MaxBytes: 1000})
+	component := value(t, key(t, "component:react:c"), strings.Repeat("x", 200))
+	block := value(t, key(t, "block:react:b"), strings.Repeat("x", 200))
+	b.mustPut(component)
+	b.mustPut(block)
+	for _, k := range []string{"expired", "old", "new"} {
+		b.mustPut(sized(t, k, 200))
+	}
+	b.age(map[string]int{"component:react:c": 30, "block:react:b": 10, "old": 20, "new": 1})
+	expire(t, b.other, key(t, "expired"))
+	require.Equal(t, int64(1000), checkUsage(t, b.other).Bytes.Total())
+
+	b.mustPut(sized(t, "first", 100))
+	require.Equal(t, []string{"block:react:b", "component:react:c", "first", "new", "old"}, b.stored(), "what has expired goes first")
+	b.mustPut(sized(t, "second", 110))
+	require.Equal(t, []string{"block:react:b", "first", "new", "old", "second"}, b.stored(), "then what was not used for the longest time")
+	_, err := b.Get(t.Context(), key(t, "old")) // a mark that is not written yet
+	require.NoError(t, err)
+	b.mustPut(sized(t, "third", 200))
+	require.Equal(t, []string{"first", "new", "old", "second", "third"}, b.stored(), "whatever kind it is of")
+	b.age(map[string]int{"third": 50})
+	b.mustPut(sized(t, "third", 500))
+	require.Equal(t, []string{"first", "old", "second", "third"}, b.stored(), "but not what is being written")
+	checkUsage(t, b.other)
+	stats, err := b.Stats(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, int64(3), stats.Evictions)
+	require.Equal(t, int64(1), stats.Expirations)
+}
+
+func TestWhatCanNeverFitIsRefused(t *testing.T) {
+	t.Parallel()
+	b := setup(t, store.Options{MaxBytes: 1000})
+	b.mustPut(sized(t, "a", 900))
+	before := b.content()
+	_, err := b.Put(t.Context(), sized(t, "b", 1001), nil, item.Precondition{})
+	var faults item.Faults
+	require.ErrorAs(t, err, &faults)
+	require.Equal(t, item.CodeTooLarge, faults[0].Code)
+	err = b.PutMany(t.Context(), []item.Value{sized(t, "b", 600), sized(t, "c", 500)}, nil)
+	require.ErrorIs(t, err, item.ErrBatchTooLarge)
+	require.Equal(t, before, b.content())
+
+	b.mustPut(sized(t, "b", 1000))
+	require.Equal(t, []string{"b"}, b.stored(), "as large as the store is not too large")
+	require.NoError(t, b.PutMany(t.Context(), []item.Value{sized(t, "c", 500), sized(t, "d", 500)}, nil))
+	require.Equal(t, []string{"c", "d"}, b.stored())
+	checkUsage(t, b.other)
+}
+
+// What the write had to make room for is deleted by somebody else, after the
+// write has looked at the size of the store: then there is room.
+func TestRoomThatOthersMake(t *testing.T) {
+	t.Parallel()
+	for name, free := range map[string]func(b *bundle) error{
+		"delete":  func(b *bundle) error { return b.Delete(b.t.Context(), key(b.t, "old"), item.Precondition{}) },
+		"mdelete": func(b *bundle) error { _, err := b.DeleteMany(b.t.Context(), keys(b.t, "old")); return err },
+		"sweep": func(b *bundle) error {
+			expire(b.t, b.other, key(b.t, "old"))
+			_, _, err := b.Sweep(b.t.Context())
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, store.Options{MaxBytes: 1000})
+			b.mustPut(sized(t, "old", 900))
+			somebody := pgtest.Connect(t, b.dsn)
+			exec(t, somebody, `BEGIN; INSERT INTO entries (key, value, bytes, etag, created_at, updated_at, cached_at, accessed_at)
+				VALUES ('new', '1', 1, 'e', now(), now(), now(), now())`)
+			putting := start(func() error {
+				_, err := b.Put(t.Context(), sized(t, "new", 500), nil, item.Precondition{})
+				return err
+			})
+			b.awaitBlocked(1)
+			require.NoError(t, free(b))
+			exec(t, somebody, `ROLLBACK`)
+			require.NoError(t, receive(t, putting))
+			require.Equal(t, []string{"new"}, b.stored())
+			checkUsage(t, b.other)
+		})
+	}
+}
+
+func TestMaintain(t *testing.T) {
+	t.Parallel()
+	b := setup(t, store.Options{})
+	for i := range 10 {
+		b.mustPut(sized(t, strconv.Itoa(i), 100))
+		b.age(map[string]int{strconv.Itoa(i): 100 - i})
+	}
+	expire(t, b.other, key(t, "5"))
+	done, err := b.Maintain(t.Context(), store.Maintenance{})
+	require.NoError(t, err)
+	require.Equal(t, store.Maintained{Expired: 1, Usage: item.UsageOf(item.KindEntry, 9, 900)}, done)
+	two, bytes := int64(2), int64(450)
+	done, err = b.Maintain(t.Context(), store.Maintenance{EvictItems: &two})
+	require.NoError(t, err)
+	require.Equal(t, store.Maintained{Evicted: 2, Usage: item.UsageOf(item.KindEntry, 7, 700)}, done)
+	done, err = b.Maintain(t.Context(), store.Maintenance{TargetBytes: &bytes})
+	require.NoError(t, err)
+	require.Equal(t, store.Maintained{Evicted: 3, Usage: item.UsageOf(item.KindEntry, 4, 400)}, done)
+	require.Equal(t, []string{"6", "7", "8", "9"}, b.stored())
+	zero := int64(0)
+	done, err = b.Maintain(t.Context(), store.Maintenance{TargetBytes: &zero})
+	require.NoError(t, err)
+	require.Equal(t, store.Maintained{Evicted: 4}, done)
+	require.Zero(t, checkUsage(t, b.other))
+}

@@ -1,0 +1,239 @@
+package store_test
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/stockroom/stockroom/internal/item"
+	"github.com/stockroom/stockroom/internal/pgtest"
+	"github.com/stockroom/stockroom/internal/readcache"
+	"github.com/stockroom/stockroom/internal/store"
+	"github.com/stockroom/stockroom/internal/txn"
+)
+
+func (b *bundle) accesses(k item.Key) int {
+	b.t.Helper()
+	return scan[int](b.t, b.other, `SELECT access_count FROM `+table(k)+` WHERE key = $1`, k.String())
+}
+
+func TestReadsAreCountedByOneFlush(t *testing.T) {
+	t.Parallel()
+	for name, cache := range map[string]*readcache.Cache{"without a cache": nil, "with a cache": readcache.New(1<<20, time.Minute)} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, store.Options{Cache: cache})
+			set := mixture(t, 2)
+			require.NoError(t, b.PutMany(t.Context(), values(t, set, "x"), nil))
+			b.exec(`UPDATE components SET accessed_at = now() - interval '1 day'; UPDATE blocks SET accessed_at = now() - interval '1 day';
+				UPDATE entries SET accessed_at = now() - interval '1 day'`)
+			const readers, each = 8, 50
+			together(readers, func(int) {
+				for range each {
+					for _, k := range set {
+						if _, err := b.Get(t.Context(), k); err != nil {
+							t.Errorf("get: %v", err)
+							return
+						}
+					}
+				}
+				if _, err := b.GetMany(t.Context(), set); err != nil {
+					t.Errorf("mget: %v", err)
+				}
+			})
+			// None of these is an access.
+			_, err := b.Metadata(t.Context(), set[0])
+			require.NoError(t, err)
+			_, _, err = b.List(t.Context(), item.KindComponent, "react", nil, store.Page{Limit: 10})
+			require.NoError(t, err)
+			_, _, err = b.Keys(t.Context(), item.Pattern{}, store.Page{Limit: 10})
+			require.NoError(t, err)
+			_, err = b.Get(t.Context(), key(t, "nothing"))
+			require.ErrorIs(t, err, item.ErrNotFound)
+			_, err = b.Touch(t.Context(), set[0], nil)
+			require.NoError(t, err)
+
+			for _, k := range set {
+				require.Equal(t, 1, b.accesses(k), "a read costs no write")
+			}
+			require.NoError(t, b.FlushMarks(t.Context()))
+			for _, k := range set {
+				require.Equal(t, 1+readers*(each+1), b.accesses(k))
+				require.True(t, scan[bool](t, b.other, `SELECT now() - accessed_at < interval '1 minute' AND accessed_at <= clock_timestamp()
+					FROM `+table(k)+` WHERE key = $1`, k.String()))
+			}
+			before := b.content()
+			require.NoError(t, b.FlushMarks(t.Context()), "there is nothing more")
+			require.Equal(t, before, b.content())
+		})
+	}
+}
+
+func TestFlushOfManyMarks(t *testing.T) {
+	t.Parallel()
+	b := setup(t, store.Options{})
+	set := make([]item.Key, 2500)
+	for i := range set {
+		set[i] = key(t, fmt.Sprintf("entry:%04d", i))
+	}
+	require.NoError(t, b.PutMany(t.Context(), values(t, set, "x"), nil))
+	for range 2 {
+		_, err := b.GetMany(t.Context(), set)
+		require.NoError(t, err)
+	}
+	require.NoError(t, b.FlushMarks(t.Context()))
+	require.Equal(t, len(set), scan[int](t, b.other, `SELECT count(*) FROM entries WHERE access_count = 3`))
+}
+
+func TestFlushAmongReadersAndWriters(t *testing.T) {
+	t.Parallel()
+	b := setup(t, store.Options{})
+	set := mixture(t, 20)
+	require.NoError(t, b.PutMany(t.Context(), values(t, set, "x"), nil))
+	const readers, each, writes = 4, 40, 40
+	together(readers+3, func(i int) {
+		for n := range each {
+			var err error
+			switch {
+			case i < readers:
+				_, err = b.GetMany(t.Context(), set)
+			case i == readers:
+				err = b.PutMany(t.Context(), values(t, set, strconv.Itoa(n)), nil) // counts as an access, too
+			default:
+				err = b.FlushMarks(t.Context())
+			}
+			if err != nil {
+				t.Errorf("%d: %v", i, err)
+				return
+			}
+		}
+	})
+	require.NoError(t, b.FlushMarks(t.Context()))
+	for _, k := range set {
+		require.Equal(t, 1+readers*each+writes, b.accesses(k), k)
+	}
+}
+
+// Flushes and batches take their locks in one order.
+func TestFlushDoesNotDeadlock(t *testing.T) {
+	t.Parallel()
+	b := setup(t, store.Options{})
+	set := mixture(t, 40)
+	for i := range set {
+		_, err := b.Put(t.Context(), value(t, set[len(set)-1-i], "x"), nil, item.Precondition{})
+		require.NoError(t, err)
+	}
+	together(4, func(i int) {
+		for n := range 60 {
+			var err error
+			if i%2 == 0 {
+				err = b.PutMany(t.Context(), values(t, set, strconv.Itoa(n)), nil)
+			} else if _, err = b.GetMany(t.Context(), set); err == nil {
+				err = b.FlushMarks(t.Context())
+			}
+			if err != nil {
+				t.Errorf("%d: %v", i, err)
+				return
+			}
+		}
+	})
+	require.Zero(t, b.log.deadlocks.Load())
+}
+
+func TestFlushThatFailsKeepsItsMarks(t *testing.T) {
+	t.Parallel()
+	for name, fail := range map[string]func(b *bundle){
+		"refused": func(b *bundle) {
+			b.exec(`ALTER TABLE entries ADD CONSTRAINT refuse CHECK (access_count < 2)`)
+			require.ErrorContains(b.t, b.FlushMarks(b.t.Context()), "23514")
+			b.exec(`ALTER TABLE entries DROP CONSTRAINT refuse`)
+		},
+		"the connection is lost": func(b *bundle) {
+			holder := pgtest.Connect(b.t, b.dsn)
+			exec(b.t, holder, `BEGIN; SELECT key FROM entries FOR UPDATE`)
+			flushing := start(func() error { return b.FlushMarks(b.within(soon)) })
+			b.awaitBlocked(1)
+			// Reads go on meanwhile, and are added to what could not be written.
+			_, err := b.GetMany(b.t.Context(), mixture(b.t, 2))
+			require.NoError(b.t, err)
+			b.killBlocked()
+			require.ErrorIs(b.t, receive(b.t, flushing), txn.ErrUnavailable)
+			exec(b.t, holder, `ROLLBACK`)
+		},
+		"the caller left": func(b *bundle) {
+			ctx, cancel := context.WithCancel(b.t.Context())
+			cancel()
+			require.ErrorIs(b.t, b.FlushMarks(ctx), context.Canceled)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, store.Options{})
+			set := mixture(t, 2)
+			require.NoError(t, b.PutMany(t.Context(), values(t, set, "x"), nil))
+			want := 1
+			for range 3 {
+				_, err := b.GetMany(t.Context(), set)
+				require.NoError(t, err)
+				want++
+			}
+			fail(b)
+			if name == "the connection is lost" {
+				want++
+			}
+			_, err := b.GetMany(t.Context(), set)
+			require.NoError(t, err)
+			want++
+			for _, k := range set {
+				require.Equal(t, 1, b.accesses(k), "nothing of it was written")
+			}
+			require.NoError(t, b.FlushMarks(t.Context()))
+			for _, k := range set {
+				require.Equal(t, want, b.accesses(k), k)
+			}
+		})
+	}
+}
+
+func TestMarksOfWhatIsGone(t *testing.T) {
+	t.Parallel()
+	b := setup(t, store.Options{})
+	set := mixture(t, 2)
+	require.NoError(t, b.PutMany(t.Context(), values(t, set, "x"), nil))
+	_, err := b.GetMany(t.Context(), set)
+	require.NoError(t, err)
+	_, err = b.DeleteMany(t.Context(), set[:3])
+	require.NoError(t, err)
+	expire(t, b.other, set[3])
+	require.NoError(t, b.FlushMarks(t.Context()))
+	require.Equal(t, 3, scan[int](t, b.other, `SELECT (SELECT count(*) FROM components) + (SELECT count(*) FROM blocks) + (SELECT count(*) FROM entries)`),
+		"nothing comes back")
+	for _, k := range set[4:] {
+		require.Equal(t, 2, b.accesses(k))
+	}
+	_, err = b.Metadata(t.Context(), set[3])
+	require.ErrorIs(t, err, item.ErrNotFound)
+	checkUsage(t, b.other)
+}
+
+// A mark never moves the last access backwards, nor into the future.
+func TestMarkDoesNotOutrunAWrite(t *testing.T) {
+	t.Parallel()
+	b := setup(t, store.Options{})
+	k := key(t, "entry")
+	_, err := b.Put(t.Context(), value(t, k, "x"), nil, item.Precondition{})
+	require.NoError(t, err)
+	_, err = b.Get(t.Context(), k)
+	require.NoError(t, err)
+	written, err := b.Put(t.Context(), value(t, k, "y"), nil, item.Precondition{})
+	require.NoError(t, err)
+	require.NoError(t, b.FlushMarks(t.Context()))
+	metadata, err := b.Metadata(t.Context(), k)
+	require.NoError(t, err)
+	require.False(t, metadata.Accessed.Before(written.Accessed))
+	require.Equal(t, int64(3), metadata.AccessCount)
+}

@@ -1,0 +1,152 @@
+package txn_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/stockroom/stockroom/internal/limit"
+	"github.com/stockroom/stockroom/internal/txn"
+)
+
+// changes records what a breaker becomes.
+type changes struct {
+	mu     sync.Mutex
+	states []string
+}
+
+func (c *changes) add(state string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.states = append(c.states, state)
+}
+
+func (c *changes) all() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.states)
+}
+
+// lose fails as the database does that goes away.
+func lose(ctx context.Context, u *txn.Unit) error {
+	_, err := u.Exec(ctx, `SELECT pg_terminate_backend(pg_backend_pid())`)
+	return err
+}
+
+func work(context.Context, *txn.Unit) error { return nil }
+
+func (b *bundle) mustNotRun(context.Context, *txn.Unit) error {
+	b.t.Error("it ran")
+	return nil
+}
+
+func TestBreakerOpensAndKeepsEverybodyOut(t *testing.T) {
+	t.Parallel()
+	b := setup(t, 1)
+	var c changes
+	breaker := txn.NewBreaker(3, time.Hour, c.add)
+	b.Guard(breaker)
+	for range 2 {
+		require.ErrorIs(t, b.Do(t.Context(), lose), txn.ErrUnavailable)
+	}
+	require.NoError(t, b.Do(t.Context(), work), "only failures in a row count")
+	for range 3 {
+		require.Equal(t, "closed", breaker.State())
+		require.False(t, breaker.Open())
+		err := b.Do(t.Context(), lose)
+		require.ErrorIs(t, err, txn.ErrUnavailable)
+		require.NotErrorIs(t, err, txn.ErrBreakerOpen)
+	}
+	require.True(t, breaker.Open())
+	for name, run := range b.all() {
+		err := run(t.Context(), b.mustNotRun)
+		require.ErrorIs(t, err, txn.ErrBreakerOpen, name)
+		require.ErrorIs(t, err, txn.ErrUnavailable, name)
+		require.Zero(t, b.gate.State().InUse)
+	}
+	require.Equal(t, []string{"open"}, c.all())
+}
+
+func TestBreakerIsForTheDatabaseOnly(t *testing.T) {
+	t.Parallel()
+	b := setup(t, 1)
+	breaker := txn.NewBreaker(1, time.Hour, nil)
+	b.Guard(breaker)
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	ours := func(run func(context.Context, *txn.Unit) error) func() error {
+		return func() error { return b.Do(b.within(soon), run) }
+	}
+	for name, try := range map[string]func() error{
+		"the function's own error": ours(func(context.Context, *txn.Unit) error { return errors.New("mine") }),
+		"a statement's error":      ours(func(ctx context.Context, u *txn.Unit) error { return insert(ctx, u, 1) }),
+		"an internal error":        ours(func(ctx context.Context, u *txn.Unit) error { return raise(ctx, u, "XX000") }),
+		"contention":               ours(conflict),
+		"nesting": ours(func(ctx context.Context, _ *txn.Unit) error {
+			return b.Do(ctx, b.mustNotRun)
+		}),
+		"a caller that was gone": func() error { return b.Do(cancelled, b.mustNotRun) },
+		"a caller that leaves": func() error {
+			ctx, cancel := context.WithCancel(t.Context())
+			return b.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
+				cancel()
+				return insert(ctx, u, 3)
+			})
+		},
+		"a deadline that the database heeds": func() error {
+			return b.Do(b.within(50*time.Millisecond), func(ctx context.Context, u *txn.Unit) error {
+				_, err := u.Exec(ctx, `SELECT pg_sleep(3600)`)
+				return err
+			})
+		},
+		"a full queue": func() error {
+			slot, ok := b.gate.TryAcquire()
+			require.True(t, ok)
+			defer slot.Release()
+			return b.Do(b.within(10*time.Millisecond), b.mustNotRun)
+		},
+	} {
+		require.Error(t, try(), name)
+		require.Equal(t, "closed", breaker.State(), name)
+	}
+	b.gate.Close()
+	require.ErrorIs(t, b.Do(t.Context(), b.mustNotRun), limit.ErrClosed)
+	require.Equal(t, "closed", breaker.State())
+	b.gate = limit.NewGate(1, 0, soon) // for the check at the end
+}
+
+func TestBreakerProbes(t *testing.T) {
+	t.Parallel()
+	b := setup(t, 2)
+	var c changes
+	breaker := txn.NewBreaker(1, 20*time.Millisecond, c.add)
+	b.Guard(breaker)
+	halfOpen := func() {
+		t.Helper()
+		require.Eventually(t, func() bool { return breaker.State() == "half-open" }, soon, time.Millisecond)
+		require.False(t, breaker.Open())
+	}
+	require.Error(t, b.Do(t.Context(), lose))
+	halfOpen()
+	require.Error(t, b.Do(t.Context(), lose))
+	require.Equal(t, []string{"open", "half-open", "open"}, c.all(), "a probe that fails opens it again")
+
+	// A probe that says nothing leaves the question open, to the next one.
+	halfOpen()
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, b.Do(cancelled, b.mustNotRun), context.Canceled)
+	require.Equal(t, "half-open", breaker.State())
+
+	require.NoError(t, b.Do(b.within(soon), func(context.Context, *txn.Unit) error {
+		require.ErrorIs(t, b.Do(t.Context(), b.mustNotRun), txn.ErrBreakerOpen, "one probe at a time")
+		return nil
+	}))
+	require.Equal(t, "closed", breaker.State())
+	require.NoError(t, b.Do(t.Context(), work))
+}
