@@ -128,23 +128,47 @@ func ReadInteger(dec *jsontext.Decoder, limit int64, code Code) (int64, error) {
 	return n, nil
 }
 
-// wholeNumber parses a JSON number whose value is an integer. One beyond the
-// range of int64 comes back as the nearest int64.
+// wholeNumber parses a JSON number whose value is an integer, exactly. One beyond
+// the range of int64 comes back as the nearest int64.
 func wholeNumber(text string) (int64, bool) {
-	n, err := strconv.ParseInt(text, 10, 64)
-	if err == nil || errors.Is(err, strconv.ErrRange) {
-		return n, true
+	mantissa, exponent, _ := strings.Cut(strings.ToLower(text), "e")
+	mantissa, negative := strings.CutPrefix(mantissa, "-")
+	whole, fraction, _ := strings.Cut(mantissa, ".")
+	digits := strings.TrimLeft(whole+fraction, "0")
+	if digits == "" {
+		return 0, true // whatever the exponent is
 	}
-	f, err := strconv.ParseFloat(text, 64)
-	switch {
-	case err != nil && !errors.Is(err, strconv.ErrRange), math.Trunc(f) != f:
+	// The number is 0.digits times ten to the power of point.
+	point := len(digits) - len(fraction)
+	if exponent != "" {
+		shift, err := strconv.ParseInt(exponent, 10, 32)
+		if err != nil && !strings.HasPrefix(exponent, "-") {
+			shift = math.MaxInt32
+		} else if err != nil {
+			shift = math.MinInt32
+		}
+		point += int(shift)
+	}
+	if point < len(digits) && strings.Trim(digits[max(point, 0):], "0") != "" {
 		return 0, false
-	case f >= math.MaxInt64:
-		return math.MaxInt64, true
-	case f <= math.MinInt64:
-		return math.MinInt64, true
 	}
-	return int64(f), true
+	limit := int64(math.MaxInt64)
+	if negative {
+		limit = math.MinInt64
+	}
+	const maxDigits = 19 // of an int64
+	if point > maxDigits {
+		return limit, true
+	}
+	digits = (digits + strings.Repeat("0", maxDigits))[:point]
+	n, err := strconv.ParseInt(digits, 10, 64)
+	switch {
+	case err != nil:
+		return limit, true
+	case negative:
+		return -n, true
+	}
+	return n, true
 }
 
 // ReadRaw reads any JSON value without U+0000 in its strings and returns a

@@ -96,6 +96,9 @@ func Evict(ctx context.Context, u *txn.Unit, victims []Victim) ([]item.Key, item
 		}
 	}
 	groups := byTable(keys)
+	if _, err := u.Exec(ctx, inOrder); err != nil {
+		return nil, item.Usage{}, err
+	}
 	var evicted []item.Key
 	var usage item.Usage
 	for _, t := range tables {
@@ -103,7 +106,7 @@ func Evict(ctx context.Context, u *txn.Unit, victims []Victim) ([]item.Key, item
 			continue
 		}
 		rows, err := query(ctx, u, pgx.RowToStructByPos[deletedRow],
-			`DELETE FROM `+t.name+` t WHERE t.key = ANY($1) AND t.accessed_at <= $2 RETURNING t.key, t.bytes, `+alive,
+			`DELETE FROM `+t.name+` t WHERE t.key = ANY($1) AND (t.accessed_at <= $2) IS TRUE RETURNING t.key, t.bytes, `+alive,
 			groups[t], latest[t])
 		if err != nil {
 			return nil, item.Usage{}, err

@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -33,9 +34,14 @@ func DeleteExpired(ctx context.Context, u *txn.Unit, limit int) (int, item.Usage
 		if len(keys) == 0 {
 			continue
 		}
-		// The condition again: the item may have been written anew in between.
+		if _, err := u.Exec(ctx, inOrder); err != nil {
+			return 0, item.Usage{}, err
+		}
+		slices.Sort(keys)
+		// The condition again: the item may have been written anew in between. IS TRUE
+		// keeps its index, which has another order, out of it.
 		sizes, err := query(ctx, u, pgx.RowTo[int64],
-			`DELETE FROM `+t.name+` t WHERE t.key = ANY($1) AND t.expires_at <= now() RETURNING t.bytes`, keys)
+			`DELETE FROM `+t.name+` t WHERE t.key = ANY($1) AND (t.expires_at <= now()) IS TRUE RETURNING t.bytes`, keys)
 		if err != nil {
 			return 0, item.Usage{}, err
 		}
