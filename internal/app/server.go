@@ -170,11 +170,11 @@ func (s *server) drain(ctx context.Context, grace time.Duration) error {
 	err := s.shutdown(ctx, grace)
 	s.cancel()
 	if err != nil {
-		s.log.Warn("shutdown: requests are cancelled", "grace", grace)
+		s.log.WarnContext(ctx, "shutdown: requests are cancelled", "grace", grace)
 		err = s.shutdown(ctx, cancelMargin)
 	}
 	if err != nil {
-		s.log.Warn("shutdown: connections are cut")
+		s.log.WarnContext(ctx, "shutdown: connections are cut")
 		if err := s.http.Close(); err != nil {
 			return fmt.Errorf("close the connections: %w", err)
 		}
