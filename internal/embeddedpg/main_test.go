@@ -127,7 +127,14 @@ func (h *helper) holdShutdown(t *testing.T, dir string) (goOn func()) {
 	must(t, err)
 	defer conn.Close(t.Context())
 	var checkpointer int
-	must(t, conn.QueryRow(t.Context(), "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'").Scan(&checkpointer))
+	// On a busy machine it shows up only after the first connection.
+	eventually(t, "the checkpointer is there", func() bool {
+		err := conn.QueryRow(t.Context(), "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'").Scan(&checkpointer)
+		if !errors.Is(err, pgx.ErrNoRows) {
+			must(t, err)
+		}
+		return err == nil
+	})
 	must(t, syscall.Kill(checkpointer, syscall.SIGSTOP))
 	return func() { _ = syscall.Kill(checkpointer, syscall.SIGCONT) }
 }

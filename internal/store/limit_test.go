@@ -62,13 +62,14 @@ func TestEvictionTakesWhatIsNeededLeast(t *testing.T) {
 	require.NoError(t, err)
 	b.mustPut(sized(t, "third", 200))
 	require.Equal(t, []string{"first", "new", "old", "second", "third"}, b.stored(), "whatever kind it is of")
-	b.age(map[string]int{"third": 50})
+	// A write that had to wait is older than what came meanwhile.
+	b.age(map[string]int{"first": -1, "second": -2, "old": -3, "new": -4})
 	b.mustPut(sized(t, "third", 500))
-	require.Equal(t, []string{"first", "old", "second", "third"}, b.stored(), "but not what is being written")
+	require.Equal(t, []string{"new", "old", "third"}, b.stored(), "but never what is being written")
 	checkUsage(t, b.other)
 	stats, err := b.Stats(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, int64(3), stats.Evictions)
+	require.Equal(t, int64(4), stats.Evictions)
 	require.Equal(t, int64(1), stats.Expirations)
 }
 
