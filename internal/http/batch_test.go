@@ -177,6 +177,39 @@ func TestMdelete(t *testing.T) {
 	require.Equal(t, []string{"kept"}, b.keys("", 10))
 }
 
+// TestBatchesAreDeletedWhole has a batch commit while a delete of the same keys
+// waits for it: one of them stood before, the other is new.
+func TestBatchesAreDeletedWhole(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct{ method, path, text, want string }{
+		"mdelete":      {http.MethodPost, "/v1/mdelete", `{"keys":["new","old"]}`, `{"deleted":2}`},
+		"clear":        {http.MethodDelete, "/v1/items", ``, `{"components":0,"blocks":0,"entries":2}`},
+		"clear a part": {http.MethodDelete, "/v1/items?pattern=???", ``, `{"components":0,"blocks":0,"entries":2}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t)
+			b.stored("old", "1")
+			tx, err := b.conn.Begin(t.Context())
+			require.NoError(t, err)
+			for _, sql := range []string{
+				`UPDATE entries SET version = version + 1`,
+				`INSERT INTO entries (key, value, bytes, etag, created_at, updated_at, cached_at, accessed_at)
+					SELECT 'new', value, bytes, etag, created_at, updated_at, cached_at, accessed_at FROM entries`,
+				`UPDATE usage_counters SET entry_items = entry_items + 1, entry_bytes = entry_bytes + 1 WHERE slot = 0`,
+			} {
+				_, err := tx.Exec(t.Context(), sql)
+				require.NoError(t, err)
+			}
+			deleted := goTry(b, tc.method, tc.path, body(tc.text))
+			b.waitForBlocked(1)
+			require.NoError(t, tx.Commit(t.Context()))
+			require.JSONEq(t, tc.want, (<-deleted).is(http.StatusOK).body)
+			require.Empty(t, b.keys("", 10))
+		})
+	}
+}
+
 // TestBatchesDoNotDeadlock runs batches over the same keys in opposite orders.
 func TestBatchesDoNotDeadlock(t *testing.T) {
 	t.Parallel()
@@ -212,6 +245,7 @@ func TestBatchesDoNotDeadlock(t *testing.T) {
 	})
 	found := decode[mgetResult](b.post("/v1/mget", `{"keys":[`+strings.Join(keys, ",")+`]}`).is(http.StatusOK))
 	require.Contains(t, []int{0, 3 * n}, len(found.Items), "a batch was stored or deleted in part")
+	require.Empty(t, b.log.find(func(r logRecord) bool { return strings.Contains(r.Error, "deadlock") }))
 }
 
 //nolint:tparallel // each clears what the one before has left
