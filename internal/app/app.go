@@ -199,6 +199,7 @@ func (a *App) handler(items *store.Store) http.Handler {
 		MaxBatch:       a.cfg.MaxBatch,
 		RequestTimeout: a.cfg.RequestTimeout,
 		RateLimit:      a.cfg.RateLimit,
+		OwnNamesOnly:   a.keys == nil && a.cfg.Addr.Loopback() && !a.cfg.AllowInsecure,
 	}, stockhttp.Dependencies{
 		Store:          items,
 		Log:            a.log,
@@ -222,7 +223,7 @@ func (a *App) handler(items *store.Store) http.Handler {
 }
 
 func (a *App) startJobs() {
-	a.janitor = janitor.Start([]janitor.Job{
+	a.janitor = janitor.Start(bounded([]janitor.Job{
 		{Name: "write access marks", Every: a.cfg.AccessFlushInterval, Run: func(ctx context.Context) (bool, error) {
 			return false, a.background.FlushMarks(ctx)
 		}},
@@ -233,7 +234,23 @@ func (a *App) startJobs() {
 		{Name: "read the usage", Every: usageInterval, Run: func(ctx context.Context) (bool, error) {
 			return false, a.background.ReadUsage(ctx)
 		}},
-	}, a.log)
+	}), a.log)
+}
+
+// jobTimeout bounds one run of a job: a database host that vanishes without a word
+// must not end it for good.
+const jobTimeout = 10 * time.Second
+
+func bounded(jobs []janitor.Job) []janitor.Job {
+	for i := range jobs {
+		run := jobs[i].Run
+		jobs[i].Run = func(ctx context.Context) (again bool, err error) {
+			ctx, cancel := context.WithTimeout(ctx, jobTimeout)
+			defer cancel()
+			return run(ctx)
+		}
+	}
+	return jobs
 }
 
 // writeAddress tells scripts and health checks where the service listens. A data

@@ -87,7 +87,7 @@ func (a *App) withMigrator(ctx context.Context, do func(*postgres.Migrator) erro
 	if err := a.findDatabase(ctx); err != nil {
 		return err
 	}
-	migrator, err := postgres.NewMigrator(ctx, a.dsn, connectTimeout)
+	migrator, err := postgres.NewMigrator(ctx, a.dsn, a.connectTimeout())
 	if err != nil {
 		return err
 	}

@@ -44,7 +44,7 @@ func (a *App) openDatabase(ctx context.Context) (err error) {
 	a.db, err = postgres.Open(postgres.Config{
 		DSN:            a.dsn,
 		MaxConns:       int32(a.cfg.DBMaxConcurrency + backgroundConnections), //nolint:gosec // config allows 10,000 at most
-		ConnectTimeout: connectTimeout,
+		ConnectTimeout: a.connectTimeout(),
 		Tracer:         a.queryTracer(),
 		Connections:    &a.connections,
 	})
@@ -121,7 +121,7 @@ func (a *App) migrateOnce(ctx context.Context) error {
 	if a.cfg.Migrate == config.MigrateOff {
 		return a.db.Ping(ctx)
 	}
-	migrator, err := postgres.NewMigrator(ctx, a.dsn, connectTimeout)
+	migrator, err := postgres.NewMigrator(ctx, a.dsn, a.connectTimeout())
 	if err != nil {
 		return err
 	}
@@ -133,3 +133,7 @@ func (a *App) migrateOnce(ctx context.Context) error {
 	}
 	return errors.Join(err, migrator.Close())
 }
+
+// connectTimeout bounds the connecting to one host: with two of them, a request
+// has time for the second when the first does not answer.
+func (a *App) connectTimeout() time.Duration { return min(connectTimeout, a.cfg.RequestTimeout/2) }

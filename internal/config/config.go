@@ -51,7 +51,7 @@ type Config struct {
 	ShutdownGrace  time.Duration `env:"STOCKROOM_SHUTDOWN_GRACE" envDefault:"15s" min:"1ms" about:"how long requests in flight may take to end at shutdown"`
 
 	APIKeysFile   string `env:"STOCKROOM_API_KEYS_FILE" file:"readable" about:"API keys, one id:sha256:scopes a line, read again on SIGHUP; empty: no keys"`
-	AllowInsecure bool   `env:"STOCKROOM_ALLOW_INSECURE" envDefault:"false" about:"listen beyond loopback without API keys"`
+	AllowInsecure bool   `env:"STOCKROOM_ALLOW_INSECURE" envDefault:"false" about:"listen beyond loopback, and answer browsers under any name, without API keys"`
 	TLSCertFile   string `env:"STOCKROOM_TLS_CERT_FILE" file:"readable" about:"certificate chain (PEM); empty: plain HTTP"`
 	TLSKeyFile    string `env:"STOCKROOM_TLS_KEY_FILE" file:"readable" about:"its private key (PEM)"`
 	RateLimit     int    `env:"STOCKROOM_RATE_LIMIT" envDefault:"0" min:"0" about:"requests per second and client; 0: no limit"`

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -139,6 +140,11 @@ func (s *server) guarded(scope auth.Scopes, next handler) handler {
 // admit checks the request's API key, its scope and its client's rate. A client
 // is known by its key and, where it has none that is good, by its address.
 func (s *server) admit(w http.ResponseWriter, r *http.Request, scope auth.Scopes) error {
+	// A page whose own name has been made to resolve to this machine is, to the
+	// browser, of our origin: only the name in its requests tells.
+	if s.config.OwnNamesOnly && fromBrowser(r) && !ownName(r.Host) {
+		return &apiError{codeForbidden, "without API keys browsers reach this service by the name localhost or a loopback address only, unless STOCKROOM_ALLOW_INSECURE says otherwise"}
+	}
 	// A page of another site, open in the browser of somebody who can reach us,
 	// must not write here in that one's name.
 	if err := s.crossOrigin.Check(r); err != nil {
@@ -178,6 +184,28 @@ func (s *server) authenticate(w http.ResponseWriter, r *http.Request) (auth.Prin
 	}
 	w.Header().Set("WWW-Authenticate", `Bearer realm="stockroom"`)
 	return auth.Principal{}, &apiError{codeUnauthorized, "an API key is required: Authorization: Bearer <key>"}
+}
+
+// fromBrowser tells whether a browser may have sent a request: each sends some of
+// these headers with every request, and no page can keep it from that.
+func fromBrowser(r *http.Request) bool {
+	for _, name := range []string{"Origin", "Sec-Fetch-Site", "Accept-Language", "Referer"} {
+		if len(r.Header[name]) > 0 {
+			return true
+		}
+	}
+	return strings.HasPrefix(r.UserAgent(), "Mozilla/")
+}
+
+// ownName tells whether a request's host, with or without port, is this machine's
+// loopback. HTTP/1.0 names none.
+func ownName(host string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	ip, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return host == "" || host == "localhost" || strings.HasSuffix(host, ".localhost") || err == nil && ip.Unmap().IsLoopback()
 }
 
 // clientAddress is the address of the connection. A header such as

@@ -1,12 +1,14 @@
 package http
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"mime"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -204,6 +206,11 @@ func (s *server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error
 	if r.ContentLength > s.config.MaxBodyBytes {
 		return nil, tooLarge
 	}
+	if deadline, ok := r.Context().Deadline(); ok {
+		// So that a slow body is answered in time. A writer that is no connection, in
+		// a test, has no deadline to set.
+		_ = http.NewResponseController(w).SetReadDeadline(deadline)
+	}
 	limited := http.MaxBytesReader(w, r.Body, s.config.MaxBodyBytes)
 	var body []byte
 	var err error
@@ -216,10 +223,11 @@ func (s *server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error
 	switch {
 	case errors.As(err, &overLimit):
 		return nil, tooLarge
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, context.DeadlineExceeded
 	case err != nil:
-		if ctxErr := r.Context().Err(); ctxErr != nil {
-			return nil, ctxErr
-		}
+		// Whatever it is, net/http has cancelled the request for it: its context
+		// does not tell who is at fault.
 		return nil, &apiError{item.CodeMalformedJSON, "the body ends before its Content-Length"}
 	}
 	return body, nil

@@ -24,6 +24,9 @@ type Config struct {
 	MaxBatch       int           // keys of a batch
 	RequestTimeout time.Duration // from a request's headers to its answer
 	RateLimit      int           // requests per second and client; 0: no limit
+	// OwnNamesOnly refuses browsers' requests for a host that is not this machine's
+	// loopback.
+	OwnNamesOnly bool
 }
 
 // Dependencies are what the handlers work with. All are needed but those that

@@ -13,6 +13,7 @@ var infrastructureStates = []string{
 	"08",                      // connection exception
 	"25006",                   // read-only transaction: a primary that has become a standby
 	"53",                      // insufficient resources: disk full, too many connections
+	"57014",                   // cancelled, by an administrator or a timeout of the database's own
 	"57P01", "57P02", "57P03", // shutting down, crashed, starting up
 	"57P05",          // idle session timeout
 	"58",             // system error: I/O

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/multitracer"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -35,12 +36,15 @@ type Config struct {
 }
 
 const (
-	// An idle connection that does not answer a ping by then is dead. The pool's
-	// own default is to wait for ever, which a frozen server makes come true.
-	pingTimeout = 2 * time.Second
+	// A connection that was idle for longer is asked first whether it is alive,
+	// and if it does not answer by then, it is not.
+	pingAfter   = time.Second
+	pingTimeout = time.Second
+	// Idle connections are closed at most so often because another one broke.
+	resetEvery = time.Second
 	// How long a connection may take to acknowledge a cancelled statement before
 	// it is closed: cancelling keeps the connection, closing costs a new one.
-	cancelGrace = time.Second
+	cancelGrace = 500 * time.Millisecond
 	appName     = "stockroom"
 )
 
@@ -49,6 +53,7 @@ const (
 type DB struct {
 	pool   *pgxpool.Pool
 	closed atomic.Bool
+	reset  atomic.Int64 // when idle connections were closed last
 }
 
 // Open prepares a pool without connecting: a database that is down shows at the
@@ -65,7 +70,10 @@ func Open(cfg Config) (*DB, error) {
 		track(poolConfig, cfg.Connections)
 	}
 	poolConfig.MinConns = 0
-	poolConfig.PingTimeout = pingTimeout
+	poolConfig.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool {
+		p.Conn.PgConn().CustomData()[idleFor] = p.IdleDuration
+		return false // Acquire does
+	}
 	poolConfig.MaxConnLifetimeJitter = poolConfig.MaxConnLifetime / 10
 	pool, err := pgxpool.NewWithConfig(context.Background(), poolConfig)
 	if err != nil {
@@ -95,48 +103,97 @@ func tune(cfg *pgconn.Config, connectTimeout time.Duration) {
 	}
 }
 
+// tracked is where a connection carries its entry in the registry.
+const tracked = "stockroom.conntrack"
+
 // track registers the pool's connections from when they are open until they are
 // closed, with whether somebody has them.
 func track(cfg *pgxpool.Config, registry *conntrack.Registry) {
-	const name = "stockroom.conntrack"
 	entry := func(conn *pgx.Conn) *conntrack.Conn {
-		tracked, _ := conn.PgConn().CustomData()[name].(*conntrack.Conn)
-		return tracked
+		entry, _ := conn.PgConn().CustomData()[tracked].(*conntrack.Conn)
+		return entry
 	}
 	cfg.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
-		conn.PgConn().CustomData()[name] = registry.Open(conntrack.Database, conntrack.Idle)
+		conn.PgConn().CustomData()[tracked] = registry.Open(conntrack.Database, conntrack.Idle)
 		return nil
 	}
 	cfg.PrepareConn = func(_ context.Context, conn *pgx.Conn) (bool, error) {
 		entry(conn).Does(conntrack.Transaction)
 		return true, nil
 	}
-	cfg.AfterRelease = func(conn *pgx.Conn) bool {
-		entry(conn).Does(conntrack.Idle)
-		return true
+	// Not by AfterRelease: with that, pgxpool gives a connection back in a goroutine
+	// of its own, and so after the slot.
+	released := releases(func(conn *pgx.Conn) { entry(conn).Does(conntrack.Idle) })
+	if cfg.ConnConfig.Tracer == nil {
+		cfg.ConnConfig.Tracer = released
+	} else {
+		cfg.ConnConfig.Tracer = multitracer.New(cfg.ConnConfig.Tracer, released)
 	}
 	cfg.BeforeClose = func(conn *pgx.Conn) { entry(conn).Close() }
 }
 
 // Acquire takes a connection out of the pool, waiting for one until ctx ends.
-// The caller must Release it.
+// The caller must give it to Release.
 func (db *DB) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
-	if db.closed.Load() {
-		return nil, ErrClosed
+	for {
+		if db.closed.Load() {
+			return nil, ErrClosed
+		}
+		conn, err := db.pool.Acquire(ctx)
+		if err != nil && db.closed.Load() {
+			return nil, ErrClosed
+		}
+		if err != nil || alive(ctx, conn) {
+			return conn, err
+		}
+		db.Release(conn)
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 	}
-	conn, err := db.pool.Acquire(ctx)
-	if err != nil && db.closed.Load() {
-		return nil, ErrClosed
+}
+
+// idleFor is where a connection carries how long it was idle when it was taken.
+const idleFor = "stockroom.idle"
+
+// alive asks a connection that was idle for a while whether it answers.
+func alive(ctx context.Context, conn *pgxpool.Conn) bool {
+	if idle, ok := conn.Conn().PgConn().CustomData()[idleFor].(time.Duration); !ok || idle < pingAfter {
+		return true
 	}
-	return conn, err
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	return conn.Ping(ctx) == nil
+}
+
+// Release gives a connection back. One that is broken leaves the pool at once:
+// pgx takes up to 15 s to close it, for which it would keep its place, and a few of
+// them would keep everybody out. What broke it has most likely broken those that
+// are idle: to find that out one by one would cost somebody a long wait each, and
+// new ones cost little.
+func (db *DB) Release(conn *pgxpool.Conn) {
+	if !conn.Conn().IsClosed() {
+		conn.Release()
+		return
+	}
+	if entry, ok := conn.Conn().PgConn().CustomData()[tracked].(*conntrack.Conn); ok {
+		entry.Close()
+	}
+	conn.Hijack()
+	now, last := time.Now().UnixNano(), db.reset.Load()
+	if now-last >= int64(resetEvery) && db.reset.CompareAndSwap(last, now) {
+		db.pool.Reset()
+	}
 }
 
 // Ping tells whether the database answers.
 func (db *DB) Ping(ctx context.Context) error {
-	if db.closed.Load() {
-		return ErrClosed
+	conn, err := db.Acquire(ctx)
+	if err != nil {
+		return err
 	}
-	return db.pool.Ping(ctx)
+	defer db.Release(conn)
+	return conn.Ping(ctx)
 }
 
 // Stat returns a snapshot of the pool.
@@ -158,3 +215,18 @@ func (db *DB) Close(ctx context.Context) error {
 		return fmt.Errorf("postgres: %d connections are still in use: %w", db.pool.Stat().AcquiredConns(), ctx.Err())
 	}
 }
+
+// releases is told of connections that are given back. As a tracer it has to look
+// at statements, too.
+type releases func(*pgx.Conn)
+
+// TraceRelease calls r.
+func (r releases) TraceRelease(_ *pgxpool.Pool, data pgxpool.TraceReleaseData) { r(data.Conn) }
+
+// TraceQueryStart does nothing.
+func (releases) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	return ctx
+}
+
+// TraceQueryEnd does nothing.
+func (releases) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}

@@ -1,6 +1,9 @@
 package postgres
 
 import (
+	"context"
+	"strings"
+
 	"github.com/exaring/otelpgx"
 	"github.com/jackc/pgx/v5"
 	"go.opentelemetry.io/otel/metric/noop"
@@ -18,5 +21,8 @@ func NewTracer(provider trace.TracerProvider) Tracer {
 		// The pool is measured by those who own it.
 		otelpgx.WithMeterProvider(noop.NewMeterProvider()),
 		otelpgx.WithDisableConnectionDetailsInAttributes(),
+		otelpgx.WithSpanNameCtxFunc(func(ctx context.Context, sql string) string {
+			return otelpgx.SQLOperationName(ctx, strings.TrimLeft(sql, "( \t\n")) // a UNION may begin with a bracket
+		}),
 	)
 }

@@ -54,6 +54,8 @@ type Cache struct {
 
 	mu      sync.Mutex
 	flights map[string]*flight // the loads that newcomers may join and that may fill the cache, by key
+	held    map[string]int     // writes that are being committed, by key
+	heldAll int                // those that may change any key
 	closed  bool
 }
 
@@ -85,6 +87,7 @@ func New(maxBytes int64, maxStaleness time.Duration) *Cache {
 		maxStaleness: maxStaleness,
 		start:        time.Now(),
 		flights:      make(map[string]*flight),
+		held:         make(map[string]int),
 	}
 	c.era.Store(&era{entries: c.newEntries()})
 	return c
@@ -218,6 +221,46 @@ func (c *Cache) Invalidate(keys ...item.Key) {
 		c.mu.Unlock()
 	}
 }
+
+// Hold says that the items of these keys are about to change. From now on and until
+// the function that it returns is called, they are read from the database by
+// everybody: else one reader could see the new value there, and after him another
+// one the old value here. That function is Invalidate as well.
+func (c *Cache) Hold(keys ...item.Key) (release func()) {
+	for _, key := range keys {
+		c.mu.Lock()
+		c.held[key.String()]++
+		delete(c.flights, key.String())
+		c.drop(key.String())
+		c.mu.Unlock()
+	}
+	return func() {
+		for _, key := range keys {
+			c.mu.Lock()
+			if c.held[key.String()]--; c.held[key.String()] == 0 {
+				delete(c.held, key.String())
+			}
+			c.mu.Unlock()
+		}
+		c.Invalidate(keys...)
+	}
+}
+
+// HoldAll is Hold of all keys.
+func (c *Cache) HoldAll() (release func()) {
+	hold := func(n int) {
+		c.turn(func(next *era) {
+			c.heldAll += n
+			discard(next.entries)
+			next.entries = c.newEntries()
+		})
+	}
+	hold(1)
+	return func() { hold(-1) }
+}
+
+// isHeld tells whether a key is held. It is called under mu.
+func (c *Cache) isHeld(key string) bool { return c.heldAll > 0 || c.held[key] > 0 }
 
 // Reset says that every item has changed, or may have, as by a clear: it is
 // Invalidate of all keys.

@@ -17,7 +17,7 @@ var errExited = errors.New("readcache: the load ended its goroutine")
 type flight struct {
 	key     string
 	began   time.Duration
-	cancel  context.CancelFunc
+	cancel  context.CancelCauseFunc
 	waiters int // guarded by Cache.mu
 
 	done    chan struct{} // closed when the load has ended and what follows is set
@@ -67,6 +67,9 @@ func (c *Cache) load(
 		own := anew || f == nil || !c.heard(current, f.began, arrived)
 		if own {
 			f = c.takeOff(ctx, key.String(), load)
+			if !c.isHeld(f.key) {
+				c.flights[f.key] = f
+			}
 		}
 		f.waiters++
 		c.mu.Unlock()
@@ -74,7 +77,7 @@ func (c *Cache) load(
 		select {
 		case <-f.done:
 		case <-ctx.Done():
-			c.leave(f)
+			c.leave(f, ctx.Err())
 			return item.Stored{}, ctx.Err()
 		}
 		if f.err != nil || own || arrived < f.expires {
@@ -85,14 +88,12 @@ func (c *Cache) load(
 	}
 }
 
-// takeOff starts a load and registers it, in place of the one before it. It is
-// called under mu.
+// takeOff starts a load. It is called under mu.
 func (c *Cache) takeOff(ctx context.Context, key string, load func(context.Context) (item.Stored, error)) *flight {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	f := &flight{key: key, began: c.now(), cancel: cancel, done: make(chan struct{}), err: errExited}
-	c.flights[key] = f
 	go func() {
-		defer cancel()
+		defer cancel(nil)
 		defer c.land(f)
 		f.stored, f.err = call(ctx, load)
 	}()
@@ -119,7 +120,7 @@ func (c *Cache) land(f *flight) {
 	if f.err == nil && f.stored.TTL != 0 {
 		f.expires = f.began + f.stored.Remaining
 	}
-	if c.flights[f.key] != f {
+	if c.flights[f.key] != f && !refilledByOvertaken {
 		return
 	}
 	delete(c.flights, f.key)
@@ -131,15 +132,16 @@ func (c *Cache) land(f *flight) {
 	}
 }
 
-// leave takes a caller off a load. The last one ends it.
-func (c *Cache) leave(f *flight) {
+// leave takes a caller off a load. The last one ends it, and his reason is why: a
+// load that took too long is to know that it was not just unwanted.
+func (c *Cache) leave(f *flight, reason error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f.waiters--
 	if f.waiters > 0 {
 		return
 	}
-	f.cancel()
+	f.cancel(reason)
 	if c.flights[f.key] == f { // nobody joins a load that was cancelled
 		delete(c.flights, f.key)
 	}

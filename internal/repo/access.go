@@ -50,11 +50,13 @@ func ApplyMarks(ctx context.Context, u *txn.Unit, marks []Mark) error {
 	batch.Queue(inOrder)
 	for _, t := range tables {
 		if c := groups[t]; c != nil {
-			// Ages, not times, so that only the database's clock counts.
+			// Ages, not times, so that only the database's clock counts: as it is now,
+			// for the unit may have waited long for its locks. What was accessed before
+			// the item was created was another one.
 			batch.Queue(`UPDATE `+t.name+` t SET access_count = t.access_count + mark.count,
-					accessed_at = greatest(t.accessed_at, now() - mark.age * interval '1 second')
+					accessed_at = greatest(t.accessed_at, clock_timestamp() - mark.age * interval '1 second')
 				FROM unnest($1::text[], $2::bigint[], $3::float8[]) AS mark (key, count, age)
-				WHERE t.key = mark.key`, c.keys, c.counts, c.ages)
+				WHERE t.key = mark.key AND t.created_at <= clock_timestamp() - mark.age * interval '1 second'`, c.keys, c.counts, c.ages)
 		}
 	}
 	results, err := u.SendBatch(ctx, &batch)

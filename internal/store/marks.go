@@ -31,6 +31,15 @@ func (m *marks) add(key item.Key) {
 	m.byKey[key] = mark{count: m.byKey[key].count + 1, last: now}
 }
 
+// forget drops the accesses to the items that stood under keys before.
+func (m *marks) forget(keys ...item.Key) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, key := range keys {
+		delete(m.byKey, key)
+	}
+}
+
 // take empties the marks.
 func (m *marks) take() map[item.Key]mark {
 	m.mu.Lock()

@@ -51,6 +51,7 @@ func (m *model) put(v item.Value, ttl item.TTL) (created bool) {
 	if r == nil {
 		r = &row{}
 		created = true
+		delete(m.marks, v.Key) // they were of what stood there before
 	}
 	m.rows[v.Key] = &row{value: v, ttl: ttl, version: r.version + 1, accesses: r.accesses + 1}
 	return created

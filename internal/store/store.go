@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/stockroom/stockroom/internal/item"
 	"github.com/stockroom/stockroom/internal/readcache"
@@ -102,7 +104,13 @@ func (s *Store) get(ctx context.Context, key item.Key, load loader) (item.Stored
 	return stored, err
 }
 
+// loadTimeout bounds a load, which has no caller of its own: as long as newcomers
+// join it, nobody would end one that hangs.
+const loadTimeout = 30 * time.Second
+
 func (s *Store) read(ctx context.Context, key item.Key) (stored item.Stored, err error) {
+	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
+	defer cancel()
 	err = s.units.ReadOne(ctx, func(ctx context.Context, u *txn.Unit) error {
 		stored, err = repo.Get(ctx, u, key)
 		return err
@@ -133,6 +141,7 @@ func (s *Store) Put(ctx context.Context, value item.Value, ttl *item.TTL, requir
 		var usage item.Usage
 		written, usage, err = put(ctx, u, write, required, nil)
 		s.changed(u, value.Key)
+		s.created(u, written)
 		return change{usage: usage, stored: []item.Key{value.Key}}, err
 	})
 	return written, err
@@ -334,9 +343,13 @@ func (s *Store) PutMany(ctx context.Context, values []item.Value, ttl *item.TTL)
 		writes[i] = repo.Write{Value: value, TTL: s.ttl(ttl)}
 		keys[i] = value.Key
 	}
+	if tornBatches && len(values) > 1 {
+		return errors.Join(s.PutMany(ctx, values[:1], ttl), s.PutMany(ctx, values[1:], ttl))
+	}
 	return s.write(ctx, size, func(ctx context.Context, u *txn.Unit) (change, error) {
-		_, usage, err := repo.Upsert(ctx, u, writes)
+		byKey, usage, err := repo.Upsert(ctx, u, writes)
 		s.changed(u, keys...)
+		s.created(u, slices.Collect(maps.Values(byKey))...)
 		return change{usage: usage, stored: keys}, err
 	})
 }
@@ -438,6 +451,7 @@ func (s *Store) Publish(ctx context.Context, value item.Value, ttl *item.TTL, re
 			done.usage = done.usage.Plus(usage)
 		}
 		s.changed(u, done.stored...)
+		s.created(u, written)
 		return done, nil
 	})
 	return written, err
@@ -464,19 +478,28 @@ func publishedKeys(framework, name string) (component, block item.Key, err error
 	return component, block, err
 }
 
-// changed drops keys from the read cache once the unit has ended, before anybody
-// learns of it. A unit whose outcome is unknown may have changed them, too.
+// changed keeps keys out of the read cache while the unit is committed, until its
+// outcome is settled.
 func (s *Store) changed(u *txn.Unit, keys ...item.Key) {
-	s.onEnd(u, func() { s.cache.Invalidate(keys...) })
+	u.AroundCommit(func() func() { return s.cache.Hold(keys...) })
+}
+
+// created keeps accesses to items that are no more from counting for those that
+// have been created in their places.
+func (s *Store) created(u *txn.Unit, written ...Written) {
+	var keys []item.Key
+	for _, w := range written {
+		if w.Created {
+			keys = append(keys, w.Key)
+		}
+	}
+	if len(keys) > 0 {
+		u.AfterCommit(func() { s.marks.forget(keys...) })
+	}
 }
 
 // clearedAll is changed for any key.
-func (s *Store) clearedAll(u *txn.Unit) { s.onEnd(u, s.cache.Reset) }
-
-func (s *Store) onEnd(u *txn.Unit, hook func()) {
-	u.AfterCommit(hook)
-	u.InDoubt(hook)
-}
+func (s *Store) clearedAll(u *txn.Unit) { u.AroundCommit(s.cache.HoldAll) }
 
 func (s *Store) ttl(ttl *item.TTL) item.TTL {
 	if ttl == nil {

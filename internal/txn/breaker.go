@@ -79,6 +79,8 @@ func outcomeOf(err error) outcome {
 		return success
 	case errors.Is(err, errNoSlot), errors.Is(err, ErrClosed):
 		return neither // it was not asked
+	case errors.As(err, &pgErr) && pgErr.Code == stateDiskFull:
+		return success // it can still be read
 	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrCommitUnknown):
 		return failure
 	case errors.As(err, &pgErr):

@@ -17,6 +17,7 @@ const (
 	stateDeadlockDetected     = "40P01"
 	stateQueryCanceled        = "57014"
 	stateLockNotAvailable     = "55P03"
+	stateDiskFull             = "53100"
 )
 
 // conflictOf returns the SQLSTATE of err where that says that the same

@@ -69,7 +69,7 @@ func TestClassification(t *testing.T) {
 		"54000": statement,   // program limit
 		"55000": statement,   // not in prerequisite state
 		"55P03": statement,   // lock not available, and nobody was called off
-		"57014": statement,   // query canceled, by somebody else
+		"57014": unavailable, // query canceled, by somebody else
 		"P0001": statement,   // raised
 		"XX000": statement,   // internal error
 	} {

@@ -21,6 +21,7 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/stockroom/stockroom/internal/limit"
+	"github.com/stockroom/stockroom/internal/postgres"
 	"github.com/stockroom/stockroom/internal/telemetry"
 )
 
@@ -49,15 +50,18 @@ const (
 	maxTries     = 10
 	firstBackoff = 2 * time.Millisecond
 	maxBackoff   = 200 * time.Millisecond
-	// How long a rollback may take once the caller is gone.
+	// How long a rollback may take, and how long once the caller's deadline has
+	// passed: then the connection is closed, which rolls back as well.
 	rollbackTimeout = 5 * time.Second
+	rollbackGrace   = 100 * time.Millisecond
 	// How long a commit may take once the caller is gone or has no deadline.
 	commitTimeout = 30 * time.Second
 )
 
-// Connections gives out connections to the database.
+// Connections gives out connections to the database and takes them back.
 type Connections interface {
 	Acquire(ctx context.Context) (*pgxpool.Conn, error)
+	Release(conn *pgxpool.Conn)
 }
 
 // Manager runs units of work. Its methods may be called by several goroutines.
@@ -114,7 +118,7 @@ func (m *Manager) acquire(ctx context.Context) (conn *pgxpool.Conn, release func
 		return nil, nil, unavailable(ctx, "get a connection", err)
 	}
 	return conn, func() {
-		conn.Release()
+		m.connections.Release(conn)
 		if slot != nil {
 			slot.Release()
 		}
@@ -181,7 +185,7 @@ func (m *Manager) retry(ctx context.Context, try func(context.Context) error) (e
 	inside := context.WithValue(ctx, insideKey{}, true)
 	var waits backoff.BackOff
 	for tries := 1; ; tries++ {
-		err = m.breaker.do(func() error { return try(inside) })
+		err = m.breaker.do(func() error { return overdue(inside, try(inside)) })
 		state, conflict := conflictOf(err)
 		if !conflict {
 			return err
@@ -210,6 +214,15 @@ func (m *Manager) retry(ctx context.Context, try func(context.Context) error) (e
 	}
 }
 
+// overdue calls an end that a deadline was the cause of by its name: the database
+// did not answer for as long as somebody waited, be it not this unit's own caller.
+func overdue(ctx context.Context, err error) error {
+	if errors.Is(err, context.Canceled) && errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+		return fmt.Errorf("%w: %w", context.DeadlineExceeded, err)
+	}
+	return err
+}
+
 // once runs fn in one transaction, once.
 func (m *Manager) once(ctx context.Context, options pgx.TxOptions, fn func(context.Context, *Unit) error) error {
 	conn, release, err := m.acquire(ctx)
@@ -235,21 +248,40 @@ func (m *Manager) once(ctx context.Context, options pgx.TxOptions, fn func(conte
 		return classify(ctx, conn.Conn(), err)
 	}
 	unit.end()
+	if options.AccessMode == pgx.ReadOnly {
+		return nil // what was read was read; there is nothing to commit, or to be in doubt of
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	committed = true // or unknown: in both cases there is nothing to roll back
+	settle := unit.beginCommit()
 	if err := commit(ctx, tx); err != nil {
 		if errors.Is(err, ErrCommitUnknown) {
 			unit.runHooks(unit.inDoubt)
+			go m.awaitEnd(context.WithoutCancel(ctx), tx.Conn().PgConn().PID(), settle)
+		} else {
+			settle()
 		}
 		return err
 	}
+	settle()
 	unit.runHooks(unit.afterCommit)
 	return nil
 }
 
 // rollback does not depend on the caller's context: the caller may be gone, and
-// a transaction that is left open would keep its locks.
+// a transaction that is left open would keep its locks. But a caller that waits
+// gets its answer in time.
 func (m *Manager) rollback(ctx context.Context, tx pgx.Tx) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
+	deadline := time.Now().Add(rollbackTimeout)
+	if callers, ok := ctx.Deadline(); ok && callers.Before(deadline) {
+		deadline = callers
+		if soonest := time.Now().Add(rollbackGrace); deadline.Before(soonest) {
+			deadline = soonest
+		}
+	}
+	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), deadline)
 	defer cancel()
 	if err := tx.Rollback(ctx); err != nil && !errors.Is(err, pgx.ErrTxClosed) {
 		// pgx has closed the connection, which rolls back as well.
@@ -257,14 +289,41 @@ func (m *Manager) rollback(ctx context.Context, tx pgx.Tx) {
 	}
 }
 
+const (
+	// How often the database is asked for a session that was lost at its commit.
+	firstLook, lastLook = 10 * time.Millisecond, time.Second
+	lookTimeout         = 5 * time.Second
+)
+
+// awaitEnd calls settle when the database has no session pid any more: only then is
+// it certain that a COMMIT which was sent to it has been carried out or never will
+// be. A pid that another session has by then only makes that later.
+func (m *Manager) awaitEnd(ctx context.Context, pid uint32, settle func()) {
+	defer settle()
+	for wait := firstLook; ; wait = min(2*wait, lastLook) {
+		gone, err := m.isGone(ctx, pid)
+		if gone || errors.Is(err, postgres.ErrClosed) {
+			return
+		}
+		<-time.After(wait)
+	}
+}
+
+func (m *Manager) isGone(ctx context.Context, pid uint32) (gone bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	conn, err := m.connections.Acquire(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer m.connections.Release(conn)
+	err = conn.QueryRow(ctx, `SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)`, int64(pid)).Scan(&gone)
+	return gone, err
+}
+
 // commit outlives a caller that leaves, but not the caller's deadline: a commit
 // that is cancelled half-way would have an unknown outcome for no good reason.
 func commit(ctx context.Context, tx pgx.Tx) error {
-	if err := ctx.Err(); err != nil {
-		rollbackCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
-		defer cancel()
-		return errors.Join(err, ignoreClosed(tx.Rollback(rollbackCtx)))
-	}
 	if tx.Conn().IsClosed() {
 		return fmt.Errorf("%w: the connection was lost before the commit", ErrUnavailable)
 	}
@@ -275,11 +334,4 @@ func commit(ctx context.Context, tx pgx.Tx) error {
 	detached, cancel := context.WithDeadline(context.WithoutCancel(ctx), deadline)
 	defer cancel()
 	return commitError(detached, tx.Commit(detached))
-}
-
-func ignoreClosed(err error) error {
-	if errors.Is(err, pgx.ErrTxClosed) {
-		return nil
-	}
-	return err
 }

@@ -18,6 +18,7 @@ type Unit struct {
 	used        bool
 	afterCommit []func()
 	inDoubt     []func()
+	around      []func() (settled func())
 }
 
 // executor is what a transaction and a connection have in common.
@@ -63,6 +64,21 @@ func (u *Unit) AfterCommit(hook func()) { u.afterCommit = append(u.afterCommit, 
 // InDoubt registers a hook that runs in place of the AfterCommit hooks where the
 // outcome of the commit is unknown.
 func (u *Unit) InDoubt(hook func()) { u.inDoubt = append(u.inDoubt, hook) }
+
+// AroundCommit registers a hook that runs right before the commit. What it returns
+// runs when the outcome is settled: before the AfterCommit hooks, after a commit
+// that has failed, or, where the outcome is unknown, once the database's session
+// has ended, so that what was sent to it can have no effect any more.
+func (u *Unit) AroundCommit(hook func() (settled func())) { u.around = append(u.around, hook) }
+
+// beginCommit runs the AroundCommit hooks, and returns what they returned.
+func (u *Unit) beginCommit() (settle func()) {
+	settled := make([]func(), len(u.around))
+	for i, hook := range u.around {
+		settled[i] = hook()
+	}
+	return func() { u.runHooks(settled) }
+}
 
 func (u *Unit) use() error {
 	if u.ended.Load() {
