@@ -59,6 +59,20 @@ test/containers: ## run the integration tests on PostgreSQL in a container
 	env -u TEST_DATABASE_URL STOCKROOM_TEST_BACKEND=container \
 		go test -race -shuffle=on -count=1 ./internal/... ./cmd/...
 
+FUZZTIME ?= 60s
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target, each for FUZZTIME (60s)
+	@scripts/fuzz.sh '$(FUZZTIME)'
+
+DURATION ?= 10m
+SEED ?= 0
+
+.PHONY: soak
+soak: ## break things under load and judge every answer: DURATION= (10m), SEED=
+	@[ -n "$${TEST_DATABASE_URL:-}" ] || scripts/ensure-postgres.sh
+	go run ./test/soak -duration '$(DURATION)' -seed '$(SEED)'
+
 .PHONY: lint
 lint: lint/go lint/openapi ## check the code and openapi.yaml
 
