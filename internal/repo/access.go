@@ -6,8 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/stockroom/stockroom/internal/item"
 	"github.com/stockroom/stockroom/internal/txn"
 )
@@ -46,22 +44,17 @@ func ApplyMarks(ctx context.Context, u *txn.Unit, marks []Mark) error {
 		c.counts = append(c.counts, mark.Count)
 		c.ages = append(c.ages, mark.Age.Seconds())
 	}
-	var batch pgx.Batch
-	batch.Queue(inOrder)
+	u.Queue(inOrder)
 	for _, t := range tables {
 		if c := groups[t]; c != nil {
 			// Ages, not times, so that only the database's clock counts: as it is now,
 			// for the unit may have waited long for its locks. What was accessed before
 			// the item was created was another one.
-			batch.Queue(`UPDATE `+t.name+` t SET access_count = t.access_count + mark.count,
+			u.Queue(`UPDATE `+t.name+` t SET access_count = t.access_count + mark.count,
 					accessed_at = greatest(t.accessed_at, clock_timestamp() - mark.age * interval '1 second')
 				FROM unnest($1::text[], $2::bigint[], $3::float8[]) AS mark (key, count, age)
 				WHERE t.key = mark.key AND t.created_at <= clock_timestamp() - mark.age * interval '1 second'`, c.keys, c.counts, c.ages)
 		}
 	}
-	results, err := u.SendBatch(ctx, &batch)
-	if err != nil {
-		return err
-	}
-	return results.Close()
+	return u.Flush(ctx)
 }

@@ -22,24 +22,18 @@ type Size struct {
 	Writers int64
 }
 
-// LockSize reads the size of the store and keeps it from being decided
-// otherwise until the unit ends. With alone, nobody else holds the lock; without,
-// others who also ask without may. It comes before any other lock of the unit.
-func LockSize(ctx context.Context, u *txn.Unit, alone bool) (size Size, err error) {
+// LockSize reads the size of the store into size, with the unit's next statement,
+// and keeps it from being decided otherwise until the unit ends. With alone, nobody
+// else holds the lock; without, others who also ask without may. It comes before any
+// other lock of the unit.
+func LockSize(u *txn.Unit, alone bool, size *Size) {
 	lock := `SELECT pg_advisory_xact_lock_shared($1)`
 	if alone {
 		lock = `SELECT pg_advisory_xact_lock($1)`
 	}
-	var batch pgx.Batch
-	batch.Queue(lock, sizeLock)
+	u.Queue(lock, sizeLock)
 	// A statement of its own: its snapshot must be taken when the lock is held.
-	batch.Queue(readSize).QueryRow(func(row pgx.Row) error { return row.Scan(&size.Bytes, &size.Writers) })
-	results, err := u.SendBatch(ctx, &batch)
-	if err != nil {
-		return Size{}, err
-	}
-	err = results.Close() // runs the function above
-	return size, err
+	u.Queue(readSize).QueryRow(func(row pgx.Row) error { return row.Scan(&size.Bytes, &size.Writers) })
 }
 
 const readSize = `SELECT sum(component_bytes + block_bytes + entry_bytes)::bigint, current_setting('max_connections')::bigint
@@ -96,9 +90,7 @@ func Evict(ctx context.Context, u *txn.Unit, victims []Victim) ([]item.Key, item
 		}
 	}
 	groups := byTable(keys)
-	if _, err := u.Exec(ctx, inOrder); err != nil {
-		return nil, item.Usage{}, err
-	}
+	u.Queue(inOrder)
 	var evicted []item.Key
 	var usage item.Usage
 	for _, t := range tables {

@@ -34,9 +34,7 @@ func DeleteExpired(ctx context.Context, u *txn.Unit, limit int) (int, item.Usage
 		if len(keys) == 0 {
 			continue
 		}
-		if _, err := u.Exec(ctx, inOrder); err != nil {
-			return 0, item.Usage{}, err
-		}
+		u.Queue(inOrder)
 		slices.Sort(keys)
 		// The condition again: the item may have been written anew in between. IS TRUE
 		// keeps its index, which has another order, out of it.
@@ -54,8 +52,8 @@ func DeleteExpired(ctx context.Context, u *txn.Unit, limit int) (int, item.Usage
 }
 
 // LockName keeps two units from deciding about the same framework and name at
-// once, until this one ends. It is for rules that span two tables.
-func LockName(ctx context.Context, u *txn.Unit, framework, name string) error {
-	_, err := u.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended($1, 0))`, framework+":"+name)
-	return err
+// once, from the unit's next statement on until it ends. It is for rules that span
+// two tables.
+func LockName(u *txn.Unit, framework, name string) {
+	u.Queue(`SELECT pg_advisory_xact_lock(hashtextextended($1, 0))`, framework+":"+name)
 }

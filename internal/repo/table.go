@@ -7,8 +7,8 @@
 package repo
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -193,25 +193,21 @@ func (t *table) where() string {
 }
 
 // query runs a statement and reads all its rows.
-func query[T any](ctx context.Context, u *txn.Unit, scan pgx.RowToFunc[T], sql string, args ...any) ([]T, error) {
-	rows, err := u.Query(ctx, sql, args...)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, scan)
+func query[T any](ctx context.Context, u *txn.Unit, scan pgx.RowToFunc[T], sql string, args ...any) (all []T, err error) {
+	err = u.Select(ctx, func(rows pgx.Rows) error {
+		all, err = pgx.CollectRows(rows, scan)
+		return err
+	}, sql, args...)
+	return all, err
 }
 
 // queryOne runs a statement that returns one row at most; none is ErrNotFound.
 func queryOne[T any](ctx context.Context, u *txn.Unit, scan pgx.RowToFunc[T], sql string, args ...any) (T, error) {
-	rows, err := u.Query(ctx, sql, args...)
-	if err != nil {
-		return *new(T), err
+	all, err := query(ctx, u, scan, sql, args...)
+	if err != nil || len(all) == 0 {
+		return *new(T), cmp.Or(err, item.ErrNotFound)
 	}
-	got, err := pgx.CollectExactlyOneRow(rows, scan)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return *new(T), item.ErrNotFound
-	}
-	return got, err
+	return all[0], nil
 }
 
 func scanMetadata(row pgx.CollectableRow) (item.Metadata, error) {

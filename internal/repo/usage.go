@@ -13,29 +13,27 @@ import (
 // usageSlots is how many rows usage_counters has; migration 4 made them.
 const usageSlots = 64
 
-// AddUsage adds a change to the counters. It is the last statement of a unit:
-// the row that it locks is one of a few that every writer needs.
-func AddUsage(ctx context.Context, u *txn.Unit, change item.Usage) error {
+// AddUsage adds a change to the counters when the unit ends. It is the last
+// statement of a unit: the row that it locks is one of a few that every writer needs.
+func AddUsage(u *txn.Unit, change item.Usage) {
 	if change == (item.Usage{}) {
-		return nil
+		return
 	}
-	_, err := u.Exec(ctx, `UPDATE usage_counters SET
+	u.Queue(`UPDATE usage_counters SET
 			component_items = component_items + $2, block_items = block_items + $3, entry_items = entry_items + $4,
 			component_bytes = component_bytes + $5, block_bytes = block_bytes + $6, entry_bytes = entry_bytes + $7
 		WHERE slot = $1`,
 		rand.IntN(usageSlots), //nolint:gosec // spreads load, keeps no secret
 		change.Items.Components, change.Items.Blocks, change.Items.Entries,
 		change.Bytes.Components, change.Bytes.Blocks, change.Bytes.Entries)
-	return err
 }
 
 // ResetUsage sets the counters to nothing, in a unit that holds LockAll and has
 // deleted everything.
-func ResetUsage(ctx context.Context, u *txn.Unit) error {
-	_, err := u.Exec(ctx, `UPDATE usage_counters SET
+func ResetUsage(u *txn.Unit) {
+	u.Queue(`UPDATE usage_counters SET
 		component_items = 0, block_items = 0, entry_items = 0,
 		component_bytes = 0, block_bytes = 0, entry_bytes = 0`)
-	return err
 }
 
 // Usage returns what is stored, expired items that still have their rows

@@ -39,7 +39,6 @@ func Upsert(ctx context.Context, u *txn.Unit, writes []Write) (map[item.Key]Writ
 		t := tableOf(w.Value.Key.Kind())
 		groups[t] = append(groups[t], w)
 	}
-	var batch pgx.Batch
 	written := make(map[item.Key]Written, len(writes))
 	var usage item.Usage
 	for _, t := range tables {
@@ -48,17 +47,13 @@ func Upsert(ctx context.Context, u *txn.Unit, writes []Write) (map[item.Key]Writ
 		for len(group) > 0 {
 			n := statementRows(group)
 			sql, args := t.upsertStatement(group[:n])
-			batch.Queue(sql, args...).Query(func(rows pgx.Rows) error {
+			u.Queue(sql, args...).Query(func(rows pgx.Rows) error {
 				return t.collectWritten(rows, written, &usage)
 			})
 			group = group[n:]
 		}
 	}
-	results, err := u.SendBatch(ctx, &batch)
-	if err != nil {
-		return nil, item.Usage{}, err
-	}
-	err = results.Close() // runs the functions above
+	err := u.Flush(ctx) // runs the functions above
 	return written, usage, err
 }
 
@@ -186,25 +181,20 @@ func Delete(ctx context.Context, u *txn.Unit, keys []item.Key) ([]item.Key, item
 	groups := byTable(keys)
 	var deleted []item.Key
 	var usage item.Usage
-	var batch pgx.Batch
 	// Rows are locked in the order of their keys, which is that of the index.
-	batch.Queue(inOrder)
+	u.Queue(inOrder)
 	for _, t := range tables {
 		if len(groups[t]) == 0 {
 			continue
 		}
-		batch.Queue(`DELETE FROM `+t.name+` t WHERE t.key = ANY($1) RETURNING t.key, t.bytes, `+alive, groups[t]).
+		u.Queue(`DELETE FROM `+t.name+` t WHERE t.key = ANY($1) RETURNING t.key, t.bytes, `+alive, groups[t]).
 			Query(func(rows pgx.Rows) error {
 				var err error
 				deleted, usage, err = t.collectDeleted(rows, deleted, usage)
 				return err
 			})
 	}
-	results, err := u.SendBatch(ctx, &batch)
-	if err != nil {
-		return nil, item.Usage{}, err
-	}
-	err = results.Close() // runs the functions above
+	err := u.Flush(ctx) // runs the functions above
 	return deleted, usage, err
 }
 
@@ -247,17 +237,14 @@ func Touch(ctx context.Context, u *txn.Unit, key item.Key, ttl *item.TTL) (item.
 		append(args, (*int64)(ttl))...)
 }
 
-// LockAll keeps everybody else from writing any item until the unit ends, and
-// waits for those who are writing. Reads go on.
-func LockAll(ctx context.Context, u *txn.Unit) error {
+// LockAll keeps everybody else from writing any item from the unit's next
+// statement on until it ends, and waits for those who are writing. Reads go on.
+func LockAll(u *txn.Unit) {
 	for _, t := range tables {
 		// EXCLUSIVE also waits for FOR UPDATE, so that nobody who holds a row's lock
 		// can be waiting for this unit.
-		if _, err := u.Exec(ctx, `LOCK TABLE `+t.name+` IN EXCLUSIVE MODE`); err != nil {
-			return err
-		}
+		u.Queue(`LOCK TABLE ` + t.name + ` IN EXCLUSIVE MODE`)
 	}
-	return nil
 }
 
 // Clear deletes the items whose keys match pattern, after LockAll, and returns

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/stockroom/stockroom/internal/item"
@@ -22,7 +23,8 @@ func (b *bundle) upsert(writes ...repo.Write) (written map[item.Key]repo.Written
 		if written, usage, err = repo.Upsert(ctx, u, writes); err != nil {
 			return err
 		}
-		return repo.AddUsage(ctx, u, usage)
+		repo.AddUsage(u, usage)
+		return nil
 	})
 	return written, usage
 }
@@ -235,15 +237,13 @@ func TestUpsertPreparesFewStatements(t *testing.T) {
 		})
 	}
 	b.do(func(ctx context.Context, u *txn.Unit) error {
-		rows, err := u.Query(ctx, `SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE 'INSERT INTO entries%'`)
-		require.NoError(t, err)
-		defer rows.Close()
-		require.True(t, rows.Next())
 		var n int
-		require.NoError(t, rows.Scan(&n))
+		u.Queue(`SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE 'INSERT INTO entries%'`).
+			QueryRow(func(row pgx.Row) error { return row.Scan(&n) })
+		err := u.Flush(ctx)
 		require.LessOrEqual(t, n, 8, "one for each power of two up to 128 rows")
 		require.Positive(t, n)
-		return nil
+		return err
 	})
 }
 

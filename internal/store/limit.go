@@ -43,7 +43,8 @@ func (s *Store) write(ctx context.Context, size int64, fn func(context.Context, 
 			if err != nil {
 				return err
 			}
-			return repo.AddUsage(ctx, u, done.usage)
+			repo.AddUsage(u, done.usage)
+			return nil
 		})
 	}
 	alone := s.full.Load()
@@ -59,19 +60,18 @@ func (s *Store) write(ctx context.Context, size int64, fn func(context.Context, 
 func (s *Store) writeWithin(ctx context.Context, size int64, alone bool, fn func(context.Context, *txn.Unit) (change, error)) error {
 	marks := s.newMarksInUnit()
 	err := s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
-		before, err := repo.LockSize(ctx, u, alone)
-		if err != nil {
-			return err
-		}
-		s.full.Store(!s.far(before, 0))
-		if !alone && !s.far(before, size) {
-			return errNearLimit
-		}
+		// Both are known only when fn has had its answers: a write that must not go
+		// together with others is rolled back, once, and what it has seen is kept.
+		var before repo.Size
+		repo.LockSize(u, alone, &before)
 		done, err := fn(ctx, u)
+		if before.Writers > 0 { // the lock was had, whatever came after
+			s.full.Store(!s.far(before, 0))
+		}
 		if err != nil {
 			return err
 		}
-		if !alone && done.usage.Bytes.Total() > size {
+		if !alone && (!s.far(before, size) || done.usage.Bytes.Total() > size) {
 			return errNearLimit
 		}
 		if alone {
@@ -81,7 +81,8 @@ func (s *Store) writeWithin(ctx context.Context, size int64, alone bool, fn func
 			}
 			done.usage = done.usage.Plus(evicted)
 		}
-		return repo.AddUsage(ctx, u, done.usage)
+		repo.AddUsage(u, done.usage)
+		return nil
 	})
 	marks.end(err)
 	return err

@@ -111,7 +111,8 @@ func (s *Store) Sweep(ctx context.Context) (n int, again bool, err error) {
 			return err
 		}
 		s.count(u, &s.counters.expirations, usage)
-		return repo.AddUsage(ctx, u, usage)
+		repo.AddUsage(u, usage)
+		return nil
 	})
 	return n, n >= sweepBatch, err
 }
@@ -160,10 +161,8 @@ func (s *Store) evictBatch(ctx context.Context, ask Maintenance, evicted int64) 
 	marks := s.newMarksInUnit()
 	err = s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
 		n, more = 0, false
-		size, err := repo.LockSize(ctx, u, true)
-		if err != nil {
-			return err
-		}
+		var size repo.Size
+		repo.LockSize(u, true, &size)
 		if err := marks.apply(ctx, u); err != nil {
 			return err
 		}
@@ -182,7 +181,8 @@ func (s *Store) evictBatch(ctx context.Context, ask Maintenance, evicted int64) 
 		if err != nil {
 			return err
 		}
-		return repo.AddUsage(ctx, u, usage)
+		repo.AddUsage(u, usage)
+		return nil
 	})
 	marks.end(err)
 	return n, more, err

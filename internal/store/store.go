@@ -214,9 +214,7 @@ func (s *Store) Delete(ctx context.Context, key item.Key, required item.Precondi
 			return err
 		}
 		s.changed(u, key)
-		if err := repo.AddUsage(ctx, u, usage); err != nil {
-			return err
-		}
+		repo.AddUsage(u, usage)
 		if len(deleted) == 0 {
 			return item.ErrNotFound
 		}
@@ -285,20 +283,16 @@ func (s *Store) Frameworks(ctx context.Context) (frameworks []item.FrameworkUsag
 // many there were. No batch that is written meanwhile is cleared in part.
 func (s *Store) Clear(ctx context.Context, pattern item.Pattern) (cleared item.Counts, err error) {
 	err = s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
-		if err := repo.LockAll(ctx, u); err != nil {
-			return err
-		}
+		repo.LockAll(u)
 		var usage item.Usage
 		s.clearedAll(u)
 		cleared, usage, err = repo.Clear(ctx, u, pattern)
-		switch {
-		case err != nil:
-			return err
-		case pattern.MatchesAll():
-			return repo.ResetUsage(ctx, u)
-		default:
-			return repo.AddUsage(ctx, u, usage)
+		if pattern.MatchesAll() {
+			repo.ResetUsage(u)
+		} else {
+			repo.AddUsage(u, usage)
 		}
+		return err
 	})
 	return cleared, err
 }
@@ -367,7 +361,8 @@ func (s *Store) DeleteMany(ctx context.Context, keys []item.Key) (n int, err err
 		}
 		n = len(deleted)
 		s.changed(u, keys...)
-		return repo.AddUsage(ctx, u, usage)
+		repo.AddUsage(u, usage)
+		return nil
 	}
 	// At READ COMMITTED a batch that is written meanwhile could lose the items
 	// that already stood and keep those that it creates.
@@ -375,9 +370,7 @@ func (s *Store) DeleteMany(ctx context.Context, keys []item.Key) (n int, err err
 	if errors.Is(err, txn.ErrContention) {
 		// Others write the same items all the time: they wait this once.
 		err = s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
-			if err := repo.LockAll(ctx, u); err != nil {
-				return err
-			}
+			repo.LockAll(u)
 			return do(ctx, u)
 		})
 	}
@@ -424,9 +417,7 @@ func (s *Store) Publish(ctx context.Context, value item.Value, ttl *item.TTL, re
 		size *= 2 // the demo of a component is stored with that, too
 	}
 	err = s.write(ctx, size, func(ctx context.Context, u *txn.Unit) (change, error) {
-		if err := lockNames(ctx, u, value); err != nil {
-			return change{}, err
-		}
+		lockNames(u, value)
 		switch _, err := repo.Metadata(ctx, u, other); {
 		case err == nil:
 			return change{}, fmt.Errorf("%w: %s stands under this name", item.ErrConflict, other)
@@ -460,13 +451,11 @@ func (s *Store) Publish(ctx context.Context, value item.Value, ttl *item.TTL, re
 // lockNames keeps others from publishing under the name of value, and under that
 // of the component whose demo it is, until the unit ends: what is decided there
 // spans rows and tables. The shorter name, the component's, comes first.
-func lockNames(ctx context.Context, u *txn.Unit, value item.Value) error {
+func lockNames(u *txn.Unit, value item.Value) {
 	if target, ok := registry.DemoTarget(value); ok {
-		if err := repo.LockName(ctx, u, target.Framework(), target.Name()); err != nil {
-			return err
-		}
+		repo.LockName(u, target.Framework(), target.Name())
 	}
-	return repo.LockName(ctx, u, value.Key.Framework(), value.Key.Name())
+	repo.LockName(u, value.Key.Framework(), value.Key.Name())
 }
 
 func publishedKeys(framework, name string) (component, block item.Key, err error) {

@@ -1,7 +1,6 @@
 package txn_test
 
 import (
-	"bytes"
 	"context"
 	"io"
 	"net"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/stockroom/stockroom/internal/pgtest"
 	"github.com/stockroom/stockroom/internal/txn"
+	"github.com/stockroom/stockroom/test/faults"
 )
 
 // commitProxy stands between the manager and the database, and cuts the
@@ -24,9 +24,6 @@ type commitProxy struct {
 	deliver bool // the COMMIT reaches the database, and only its answer is lost
 	armed   atomic.Bool
 }
-
-// commit is the message by which pgx commits: a simple query.
-var commit = []byte("Q\x00\x00\x00\x0bcommit\x00")
 
 func newCommitProxy(t *testing.T, dsn string, deliver bool) *commitProxy {
 	t.Helper()
@@ -81,7 +78,7 @@ func (p *commitProxy) serve(client, server net.Conn) {
 		if err != nil {
 			break
 		}
-		if bytes.Contains(buffer[:n], commit) && p.armed.CompareAndSwap(true, false) {
+		if faults.IsCommit(buffer[:n]) && p.armed.CompareAndSwap(true, false) {
 			cut.Store(true)
 			if p.deliver {
 				_, _ = server.Write(buffer[:n])
@@ -101,9 +98,15 @@ func (p *commitProxy) serve(client, server net.Conn) {
 
 func TestConnectionLostWhileCommitting(t *testing.T) {
 	t.Parallel()
-	for name, delivered := range map[string]bool{"the answer is lost": true, "the commit is lost": false} {
+	for name, at := range map[string]struct{ delivered, together bool }{
+		"the answer is lost":           {delivered: true},
+		"the commit is lost":           {},
+		"the answer to all is lost":    {delivered: true, together: true},
+		"the commit with more is lost": {together: true},
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			delivered, together := at.delivered, at.together
 			dsn := pgtest.Empty(t)
 			b := setupOn(t, dsn, 1)
 			proxy := newCommitProxy(t, dsn, delivered)
@@ -118,7 +121,11 @@ func TestConnectionLostWhileCommitting(t *testing.T) {
 				runs++
 				h.on(u)
 				u.InDoubt(h.hook("in doubt again"))
-				return insert(ctx, u, 4)
+				u.Queue(`INSERT INTO rows VALUES (4, 1)`)
+				if together {
+					u.CommitTogether()
+				}
+				return nil
 			})
 			require.ErrorIs(t, err, txn.ErrCommitUnknown)
 			require.NotErrorIs(t, err, txn.ErrUnavailable, "that would say that nothing was committed")

@@ -153,12 +153,12 @@ func scan[T any](t testing.TB, conn *pgx.Conn, sql string, args ...any) (value T
 }
 
 // read returns the one value of a unit's query.
-func read[T any](ctx context.Context, u *txn.Unit, sql string, args ...any) (T, error) {
-	rows, err := u.Query(ctx, sql, args...)
-	if err != nil {
-		return *new(T), err
-	}
-	return pgx.CollectExactlyOneRow(rows, pgx.RowTo[T])
+func read[T any](ctx context.Context, u *txn.Unit, sql string, args ...any) (value T, err error) {
+	err = u.Select(ctx, func(rows pgx.Rows) error {
+		value, err = pgx.CollectExactlyOneRow(rows, pgx.RowTo[T])
+		return err
+	}, sql, args...)
+	return value, err
 }
 
 func pidOf(ctx context.Context, t testing.TB, u *txn.Unit) int {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -125,6 +126,13 @@ func (m *Manager) acquire(ctx context.Context) (conn *pgxpool.Conn, release func
 	}, nil
 }
 
+// The transactions that there are.
+const (
+	beginReadCommitted  = "begin isolation level read committed read write"
+	beginRepeatableRead = "begin isolation level repeatable read read write"
+	beginSnapshot       = "begin isolation level repeatable read read only"
+)
+
 // Do runs fn in one transaction at READ COMMITTED and commits it where fn
 // returns nil; else nothing that fn did remains, and fn's error comes back.
 //
@@ -132,24 +140,24 @@ func (m *Manager) acquire(ctx context.Context) (conn *pgxpool.Conn, release func
 // again in a new transaction, so it must set, not add to, what it captures. The
 // hooks of a run that was rolled back are dropped with it.
 func (m *Manager) Do(ctx context.Context, fn func(context.Context, *Unit) error) error {
-	return m.run(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}, fn)
+	return m.run(ctx, beginReadCommitted, fn)
 }
 
 // DoRepeatable is Do at REPEATABLE READ: every statement sees the database as it
 // was at the first one, and a row that somebody else has changed since fails the
 // transaction, which is then tried again.
 func (m *Manager) DoRepeatable(ctx context.Context, fn func(context.Context, *Unit) error) error {
-	return m.run(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadWrite}, fn)
+	return m.run(ctx, beginRepeatableRead, fn)
 }
 
 // Read runs fn in a read-only transaction whose statements all see one snapshot.
 func (m *Manager) Read(ctx context.Context, fn func(context.Context, *Unit) error) error {
-	return m.run(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, fn)
+	return m.run(ctx, beginSnapshot, fn)
 }
 
 // ReadOne runs fn, which reads with a single statement: PostgreSQL makes that a
-// transaction by itself, which saves the two round trips of BEGIN and COMMIT. A
-// second statement is an error.
+// transaction by itself, which saves BEGIN and ROLLBACK. A second statement is an
+// error; that the one only reads is for fn to see to.
 func (m *Manager) ReadOne(ctx context.Context, fn func(context.Context, *Unit) error) error {
 	return m.retry(ctx, func(ctx context.Context) error {
 		conn, release, err := m.acquire(ctx)
@@ -157,14 +165,14 @@ func (m *Manager) ReadOne(ctx context.Context, fn func(context.Context, *Unit) e
 			return err
 		}
 		defer release()
-		unit := &Unit{sql: conn, single: true}
+		unit := &Unit{conn: conn.Conn()}
 		defer unit.end()
 		return classify(ctx, conn.Conn(), fn(ctx, unit))
 	})
 }
 
-func (m *Manager) run(ctx context.Context, options pgx.TxOptions, fn func(context.Context, *Unit) error) error {
-	return m.retry(ctx, func(ctx context.Context) error { return m.once(ctx, options, fn) })
+func (m *Manager) run(ctx context.Context, begin string, fn func(context.Context, *Unit) error) error {
+	return m.retry(ctx, func(ctx context.Context) error { return m.once(ctx, begin, fn) })
 }
 
 type insideKey struct{}
@@ -224,42 +232,38 @@ func overdue(ctx context.Context, err error) error {
 }
 
 // once runs fn in one transaction, once.
-func (m *Manager) once(ctx context.Context, options pgx.TxOptions, fn func(context.Context, *Unit) error) error {
-	conn, release, err := m.acquire(ctx)
+func (m *Manager) once(ctx context.Context, begin string, fn func(context.Context, *Unit) error) error {
+	pooled, release, err := m.acquire(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	tx, err := conn.BeginTx(ctx, options)
-	if err != nil {
-		return unavailable(ctx, "begin", err)
-	}
-	unit := &Unit{sql: tx}
+	conn := pooled.Conn()
+	// Not only for errors: a panic in fn must not leave a transaction open on a
+	// connection that goes back to the pool.
+	defer m.rollback(ctx, conn)
+	unit := newUnit(conn, begin)
 	defer unit.end()
-	committed := false
-	defer func() {
-		// Not only for errors: a panic in fn must not leave a transaction open on
-		// a connection that goes back to the pool.
-		if !committed {
-			m.rollback(ctx, tx)
-		}
-	}()
 	if err := fn(ctx, unit); err != nil {
-		return classify(ctx, conn.Conn(), err)
+		return classify(ctx, conn, err)
 	}
 	unit.end()
-	if options.AccessMode == pgx.ReadOnly {
+	if begin == beginSnapshot {
 		return nil // what was read was read; there is nothing to commit, or to be in doubt of
+	}
+	if unit.queue.Len() > 0 && !unit.together {
+		if err := unit.flush(ctx); err != nil {
+			return classify(ctx, conn, err)
+		}
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	committed = true // or unknown: in both cases there is nothing to roll back
 	settle := unit.beginCommit()
-	if err := commit(ctx, tx); err != nil {
+	if err := commit(ctx, conn, unit.queue); err != nil {
 		if errors.Is(err, ErrCommitUnknown) {
 			unit.runHooks(unit.inDoubt)
-			go m.awaitEnd(context.WithoutCancel(ctx), tx.Conn().PgConn().PID(), settle)
+			go m.awaitEnd(context.WithoutCancel(ctx), conn.PgConn().PID(), settle)
 		} else {
 			settle()
 		}
@@ -270,10 +274,17 @@ func (m *Manager) once(ctx context.Context, options pgx.TxOptions, fn func(conte
 	return nil
 }
 
-// rollback does not depend on the caller's context: the caller may be gone, and
-// a transaction that is left open would keep its locks. But a caller that waits
-// gets its answer in time.
-func (m *Manager) rollback(ctx context.Context, tx pgx.Tx) {
+// noTransaction is the status of a connection that has none open (PostgreSQL,
+// "Message Formats", ReadyForQuery).
+const noTransaction = 'I'
+
+// rollback ends a transaction that is still open. It does not depend on the
+// caller's context: the caller may be gone, and a transaction that is left open
+// would keep its locks. But a caller that waits gets its answer in time.
+func (m *Manager) rollback(ctx context.Context, conn *pgx.Conn) {
+	if conn.IsClosed() || conn.PgConn().TxStatus() == noTransaction && !conn.PgConn().IsBusy() {
+		return
+	}
 	deadline := time.Now().Add(rollbackTimeout)
 	if callers, ok := ctx.Deadline(); ok && callers.Before(deadline) {
 		deadline = callers
@@ -283,9 +294,10 @@ func (m *Manager) rollback(ctx context.Context, tx pgx.Tx) {
 	}
 	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), deadline)
 	defer cancel()
-	if err := tx.Rollback(ctx); err != nil && !errors.Is(err, pgx.ErrTxClosed) {
-		// pgx has closed the connection, which rolls back as well.
+	if _, err := conn.Exec(ctx, "rollback"); err != nil {
 		m.log.DebugContext(ctx, "rollback", "error", err)
+		cancel()
+		_ = conn.Close(ctx) // which rolls back as well
 	}
 }
 
@@ -321,11 +333,15 @@ func (m *Manager) isGone(ctx context.Context, pid uint32) (gone bool, err error)
 	return gone, err
 }
 
-// commit outlives a caller that leaves, but not the caller's deadline: a commit
-// that is cancelled half-way would have an unknown outcome for no good reason.
-func commit(ctx context.Context, tx pgx.Tx) error {
-	if tx.Conn().IsClosed() {
+// commit sends COMMIT, behind what is queued to go with it. It outlives a caller that
+// leaves, but not the caller's deadline: a commit that is cancelled half-way would
+// have an unknown outcome for no good reason.
+func commit(ctx context.Context, conn *pgx.Conn, queue *pgx.Batch) error {
+	if conn.IsClosed() {
 		return fmt.Errorf("%w: the connection was lost before the commit", ErrUnavailable)
+	}
+	if conn.PgConn().IsBusy() {
+		return errors.New("txn: the unit of work has left rows unread")
 	}
 	deadline, ok := ctx.Deadline()
 	if !ok {
@@ -333,5 +349,22 @@ func commit(ctx context.Context, tx pgx.Tx) error {
 	}
 	detached, cancel := context.WithDeadline(context.WithoutCancel(ctx), deadline)
 	defer cancel()
-	return commitError(detached, tx.Commit(detached))
+	var tag pgconn.CommandTag
+	var err error
+	if queue.Len() == 0 {
+		tag, err = conn.Exec(detached, "commit")
+	} else {
+		queue.Queue("commit").Exec(func(answer pgconn.CommandTag) error {
+			tag = answer
+			return nil
+		})
+		err = conn.SendBatch(detached, queue).Close()
+	}
+	switch {
+	case err != nil && !conn.IsClosed() && conn.PgConn().TxStatus() != noTransaction:
+		return classify(detached, conn, err) // a statement failed, and COMMIT was left out
+	case tag.String() == "ROLLBACK": // a statement had failed before
+		return pgx.ErrTxCommitRollback
+	}
+	return commitError(detached, err)
 }

@@ -173,8 +173,8 @@ func TestUnitAfterItsEnd(t *testing.T) {
 				require.ErrorIs(t, err, txn.ErrUnitEnded, name)
 				_, err = read[int](t.Context(), kept, `SELECT 1`)
 				require.ErrorIs(t, err, txn.ErrUnitEnded, name)
-				_, err = kept.SendBatch(t.Context(), new(pgx.Batch))
-				require.ErrorIs(t, err, txn.ErrUnitEnded, name)
+				kept.Queue(`SELECT 1`)
+				require.ErrorIs(t, kept.Flush(t.Context()), txn.ErrUnitEnded, name)
 			}
 			err := run(t.Context(), func(_ context.Context, u *txn.Unit) error {
 				kept = u
@@ -217,12 +217,12 @@ func TestReadOneIsOneStatement(t *testing.T) {
 		require.ErrorIs(t, err, txn.ErrOneStatement)
 		_, err = u.Exec(ctx, `SELECT 2`)
 		require.ErrorIs(t, err, txn.ErrOneStatement)
-		_, err = u.SendBatch(ctx, new(pgx.Batch))
-		require.ErrorIs(t, err, txn.ErrOneStatement)
+		require.ErrorIs(t, u.Flush(ctx), txn.ErrOneStatement)
 		return nil
 	}))
 	err := b.ReadOne(t.Context(), func(ctx context.Context, u *txn.Unit) error {
-		_, err := u.SendBatch(ctx, new(pgx.Batch))
+		u.Queue(`SELECT 1`)
+		err := u.Flush(ctx)
 		require.ErrorIs(t, err, txn.ErrOneStatement, "a batch is more than one")
 		return err
 	})
@@ -718,4 +718,102 @@ func TestManyAtOnce(t *testing.T) {
 	}
 	require.Equal(t, int64(b.n(1)), committed.Load(), "a hook for each commit, none for anything else")
 	require.Positive(t, committed.Load())
+}
+
+// What is queued goes with what comes next, and before COMMIT at the latest.
+func TestQueue(t *testing.T) {
+	t.Parallel()
+	for _, together := range []bool{false, true} {
+		b := setup(t, 1)
+		var h hooks
+		require.NoError(t, b.Do(t.Context(), func(ctx context.Context, u *txn.Unit) error {
+			if together {
+				u.CommitTogether()
+			}
+			h.on(u)
+			u.Queue(`UPDATE rows SET n = n + 1 WHERE id = 1`)
+			n, err := read[int](ctx, u, `SELECT n FROM rows WHERE id = 1`)
+			require.NoError(t, err)
+			require.Equal(t, 1, n, "in the order in which it was queued")
+			u.Queue(`UPDATE rows SET n = n + 10 WHERE id = 1`)
+			require.NoError(t, u.Flush(ctx))
+			u.Queue(`UPDATE rows SET n = n + 100 WHERE id = 1`)
+			return nil
+		}))
+		require.Equal(t, 111, b.n(1))
+		require.Equal(t, []string{"committed"}, h.ran())
+	}
+}
+
+// A queued statement that fails fails the unit, wherever its error shows.
+func TestQueuedStatementThatFails(t *testing.T) {
+	t.Parallel()
+	for name, then := range map[string]func(context.Context, *txn.Unit) error{
+		"before COMMIT":       func(context.Context, *txn.Unit) error { return nil },
+		"with COMMIT":         func(_ context.Context, u *txn.Unit) error { u.CommitTogether(); return nil },
+		"with a flush":        func(ctx context.Context, u *txn.Unit) error { return u.Flush(ctx) },
+		"with a statement":    func(ctx context.Context, u *txn.Unit) error { return add(ctx, u, 2) },
+		"though it is hidden": func(ctx context.Context, u *txn.Unit) error { _ = u.Flush(ctx); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, 1)
+			pid := b.pid()
+			var h hooks
+			around := 0
+			err := b.Do(t.Context(), func(ctx context.Context, u *txn.Unit) error {
+				h.on(u)
+				u.AroundCommit(func() func() { around++; return func() { around-- } })
+				require.NoError(t, insert(ctx, u, 3))
+				u.Queue(`UPDATE rows SET n = 1 / n WHERE id = 1`)
+				return then(ctx, u)
+			})
+			require.Error(t, err)
+			require.NotErrorIs(t, err, txn.ErrCommitUnknown)
+			require.NotErrorIs(t, err, txn.ErrUnavailable)
+			require.Empty(t, h.ran())
+			require.Zero(t, around)
+			require.Equal(t, -1, b.n(3))
+			require.Equal(t, pid, b.pid(), "the connection is as good as before")
+		})
+	}
+}
+
+// What is queued with COMMIT can be in somebody's way as well.
+func TestConflictOfAQueuedStatementIsRetried(t *testing.T) {
+	t.Parallel()
+	for _, together := range []bool{false, true} {
+		b := setup(t, 1)
+		b.exec(`CREATE SEQUENCE tries`)
+		var h hooks
+		require.NoError(t, b.Do(t.Context(), func(_ context.Context, u *txn.Unit) error {
+			if together {
+				u.CommitTogether()
+			}
+			h.on(u)
+			u.Queue(`UPDATE rows SET n = n + 1 WHERE id = 1`)
+			u.Queue(`DO $$ BEGIN IF nextval('tries') < 3 THEN RAISE EXCEPTION USING ERRCODE = '40001'; END IF; END $$`)
+			return nil
+		}))
+		require.Equal(t, 1, b.n(1))
+		require.Equal(t, 2, b.log.count())
+		require.Equal(t, []string{"committed"}, h.ran())
+	}
+}
+
+// Rows that nobody has read to the end are a mistake, not a commit.
+func TestConnectionLeftBusy(t *testing.T) {
+	t.Parallel()
+	b := setup(t, 1)
+	err := b.Do(t.Context(), func(ctx context.Context, u *txn.Unit) error {
+		require.NoError(t, insert(ctx, u, 3))
+		require.PanicsWithValue(t, "ouch", func() {
+			_ = u.Select(ctx, func(pgx.Rows) error { panic("ouch") }, `SELECT generate_series(1, 100000)`)
+		})
+		return nil
+	})
+	require.Error(t, err)
+	require.NotErrorIs(t, err, txn.ErrCommitUnknown)
+	require.Equal(t, -1, b.n(3))
+	b.pid()
 }

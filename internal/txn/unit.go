@@ -11,49 +11,90 @@ import (
 // Unit is one transaction in the making. It belongs to the function that it was
 // given to and is for one goroutine; after that function has returned, every
 // method fails with ErrUnitEnded.
+//
+// What is queued goes to the database together with the next statement that has to
+// be waited for. So does BEGIN: it costs no round trip of its own.
 type Unit struct {
-	sql         executor
+	conn        *pgx.Conn
+	queue       *pgx.Batch // BEGIN to begin with; nil for a single statement without a transaction
+	together    bool       // see CommitTogether
 	ended       atomic.Bool
-	single      bool // no transaction around it: one statement only
-	used        bool
+	used        bool // the single statement has been run
 	afterCommit []func()
 	inDoubt     []func()
 	around      []func() (settled func())
 }
 
-// executor is what a transaction and a connection have in common.
-type executor interface {
-	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-	SendBatch(ctx context.Context, batch *pgx.Batch) pgx.BatchResults
+// newUnit returns a unit whose transaction begin begins.
+func newUnit(conn *pgx.Conn, begin string) *Unit {
+	u := &Unit{conn: conn, queue: new(pgx.Batch)}
+	u.queue.Queue(begin)
+	return u
 }
+
+// Queue adds a statement to those that are sent at the next Flush, Exec or
+// Select, or else before COMMIT. Its error is theirs; its answer can be read by the
+// methods of what is returned. A unit of ReadOne has no queue: its next use fails.
+func (u *Unit) Queue(sql string, args ...any) *pgx.QueuedQuery {
+	if u.queue == nil {
+		u.used = true
+		return new(pgx.QueuedQuery)
+	}
+	return u.queue.Queue(sql, args...)
+}
+
+// Flush sends what is queued, in one round trip, and returns the first error.
+func (u *Unit) Flush(ctx context.Context) error {
+	if err := u.use(); err != nil {
+		return err
+	}
+	if u.queue == nil {
+		return ErrOneStatement
+	}
+	return u.flush(ctx)
+}
+
+func (u *Unit) flush(ctx context.Context) error {
+	batch := u.queue
+	u.queue = new(pgx.Batch)
+	return u.conn.SendBatch(ctx, batch).Close() // reads every answer
+}
+
+// CommitTogether makes what is queued at the end go in one round trip with COMMIT.
+// In those statements a caller that leaves is not heard any more, and a connection
+// that is lost is one that is lost while committing: it is for short ones.
+func (u *Unit) CommitTogether() { u.together = true }
 
 // Exec runs a statement that returns no rows.
-func (u *Unit) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+func (u *Unit) Exec(ctx context.Context, sql string, args ...any) (tag pgconn.CommandTag, err error) {
 	if err := u.use(); err != nil {
-		return pgconn.CommandTag{}, err
+		return tag, err
 	}
-	return u.sql.Exec(ctx, sql, args...)
+	if u.queue == nil {
+		return u.conn.Exec(ctx, sql, args...)
+	}
+	u.queue.Queue(sql, args...).Exec(func(answer pgconn.CommandTag) error {
+		tag = answer
+		return nil
+	})
+	return tag, u.flush(ctx)
 }
 
-// Query runs a statement that returns rows, which must be closed before the next one.
-func (u *Unit) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+// Select runs a statement and gives its rows to read, which need not close them.
+func (u *Unit) Select(ctx context.Context, read func(pgx.Rows) error, sql string, args ...any) error {
 	if err := u.use(); err != nil {
-		return nil, err
+		return err
 	}
-	return u.sql.Query(ctx, sql, args...)
-}
-
-// SendBatch runs several statements in one round trip. A batch counts as many
-// statements, so a unit of ReadOne refuses it.
-func (u *Unit) SendBatch(ctx context.Context, batch *pgx.Batch) (pgx.BatchResults, error) {
-	if err := u.use(); err != nil {
-		return nil, err
+	if u.queue == nil {
+		rows, err := u.conn.Query(ctx, sql, args...)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		return read(rows)
 	}
-	if u.single {
-		return nil, ErrOneStatement
-	}
-	return u.sql.SendBatch(ctx, batch), nil
+	u.queue.Queue(sql, args...).Query(read)
+	return u.flush(ctx)
 }
 
 // AfterCommit registers a hook that runs once, after the unit has been
@@ -80,11 +121,12 @@ func (u *Unit) beginCommit() (settle func()) {
 	return func() { u.runHooks(settled) }
 }
 
+// use checks that the unit may be used for one more statement.
 func (u *Unit) use() error {
 	if u.ended.Load() {
 		return ErrUnitEnded
 	}
-	if u.single && u.used {
+	if u.queue == nil && u.used {
 		return ErrOneStatement
 	}
 	u.used = true

@@ -1,7 +1,6 @@
 package faults
 
 import (
-	"bytes"
 	"context"
 	"net"
 	"sync"
@@ -125,7 +124,7 @@ func (l *link) deliverToServer(to net.Conn, piece []byte) bool {
 		return false
 	}
 	l.sent += len(piece)
-	if rule.Commit != CommitPassed && bytes.Contains(piece, commit) && l.proxy.hit() {
+	if rule.Commit != CommitPassed && IsCommit(piece) && l.proxy.hit() {
 		return l.befall(rule, to, piece)
 	}
 	return l.deliver(to, piece)

@@ -5,10 +5,14 @@
 package faults
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 )
@@ -43,9 +47,25 @@ const (
 	CommitLate              // the connection is cut, and the server gets it later
 )
 
-// commit is how a COMMIT looks on the wire: the message of the simple protocol in
-// which pgx sends it, in one piece, since it waits for its answer.
-var commit = []byte("Q\x00\x00\x00\x0bcommit\x00")
+// commits are how a COMMIT looks on the wire: the message of the simple protocol,
+// and the part of Bind that names the statement that pgx has prepared for it (an
+// empty portal comes before it). Each is in one piece with what is sent along,
+// since the client then waits for the answer.
+var commits = [][]byte{
+	[]byte("Q\x00\x00\x00\x0bcommit\x00"),
+	[]byte("\x00" + statementName("commit") + "\x00"),
+}
+
+// statementName is the name under which pgx prepares a statement.
+func statementName(sql string) string {
+	digest := sha256.Sum256([]byte(sql))
+	return "stmtcache_" + hex.EncodeToString(digest[:24])
+}
+
+// IsCommit tells whether a piece of what pgx sends to a server has a COMMIT in it.
+func IsCommit(piece []byte) bool {
+	return slices.ContainsFunc(commits, func(commit []byte) bool { return bytes.Contains(piece, commit) })
+}
 
 // Proxy forwards connections to its target under the rule that it was given last.
 // Its methods may be called by several goroutines.

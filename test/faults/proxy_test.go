@@ -19,8 +19,11 @@ import (
 
 const soon = 10 * time.Second
 
-// message is a COMMIT as pgx sends it.
-const message = "Q\x00\x00\x00\x0bcommit\x00"
+// messages are a COMMIT as pgx sends it: by itself, and behind other statements.
+var messages = map[string]string{
+	"simple":   "Q\x00\x00\x00\x0bcommit\x00",
+	"prepared": "...S\x00\x00\x00\x04B\x00\x00\x00\x48\x00stmtcache_9505cacb7c710ed17125fcc6cb3669e8ddca6c8cd8af6a31\x00\x00\x00\x00\x00\x00\x00E\x00\x00\x00\x09\x00\x00\x00\x00\x00",
+}
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
@@ -147,8 +150,8 @@ func TestPassAndCut(t *testing.T) {
 	d := newDatabase(t)
 	p := newProxy(t, d)
 	conn := dial(t, p)
-	send(t, conn, message)
-	require.Equal(t, message, receive(t, conn, len(message)))
+	send(t, conn, messages["simple"])
+	require.Equal(t, messages["simple"], receive(t, conn, len(messages["simple"])))
 	require.Equal(t, 1, p.Links())
 	require.Equal(t, 1, p.Cut())
 	isReset(t, conn)
@@ -247,6 +250,13 @@ func TestCutAfter(t *testing.T) {
 }
 
 func TestCommit(t *testing.T) {
+	for name, message := range messages {
+		t.Run(name, func(t *testing.T) { testCommit(t, message) })
+	}
+}
+
+func testCommit(t *testing.T, message string) {
+	t.Helper()
 	t.Run("lost", func(t *testing.T) {
 		d := newDatabase(t)
 		p := newProxy(t, d)
