@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -107,13 +106,34 @@ func (g *Gate) take(waited time.Duration) *Slot {
 	return slot
 }
 
+// Wait returns a slot, which the caller has to release, for those who have places
+// of their own and each see to how long they wait. Apart from the error of ctx it
+// returns only ErrClosed.
+func (g *Gate) Wait(ctx context.Context) (*Slot, error) {
+	wait, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(g.closed, cancel)() //nolint:contextcheck // wait watches the caller's context
+	if err := g.sem.Acquire(wait, 1); err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, ErrClosed
+	}
+	if g.closed.Err() != nil { // the slot came free before the wait was called off
+		g.sem.Release(1)
+		return nil, ErrClosed
+	}
+	g.waits.Add(1)
+	return g.take(0), nil
+}
+
 // Place is a place among those who wait. Acquire takes one by itself; it stands
-// alone for writes that share a transaction, and so a slot: each of them enters,
-// one acquires the slot for all, and each leaves when the transaction begins.
+// alone for those who share a transaction, and so a slot: each of them enters, one
+// waits for the slot, and each leaves when the transaction begins.
 type Place struct {
 	gate    *Gate
 	entered time.Time
-	left    sync.Once
+	left    atomic.Bool
 }
 
 // Enter takes a place, which the caller has to leave. It never waits: the error
@@ -134,16 +154,30 @@ func (g *Gate) Enter() (*Place, error) {
 	}
 }
 
-// Leave gives the place back. Further calls do nothing.
-func (p *Place) Leave() {
-	p.left.Do(func() { p.gate.waiting.Add(-1) })
+// Leave gives the place back, and returns for how long it was taken. Further calls
+// only do that.
+func (p *Place) Leave() time.Duration {
+	if !p.left.Swap(true) {
+		p.gate.waiting.Add(-1)
+	}
+	return time.Since(p.entered)
+}
+
+// Deadline is until when one may wait.
+func (p *Place) Deadline() time.Time { return p.entered.Add(p.gate.maxWait) }
+
+// GiveUp gives the place back since the deadline has passed: ErrWaitedTooLong.
+func (p *Place) GiveUp() error {
+	p.Leave()
+	p.gate.waitedTooLong.Add(1)
+	return ErrWaitedTooLong
 }
 
 // Acquire waits for a slot, which the caller has to release, and keeps the
 // place. The longest wait counts from Enter.
 func (p *Place) Acquire(ctx context.Context) (*Slot, error) {
 	g := p.gate
-	wait, cancel := context.WithDeadline(ctx, p.entered.Add(g.maxWait))
+	wait, cancel := context.WithDeadline(ctx, p.Deadline())
 	defer cancel()
 	defer context.AfterFunc(g.closed, cancel)() //nolint:contextcheck // wait watches the caller's context
 

@@ -3,6 +3,8 @@ package repo
 import (
 	"context"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/stockroom/stockroom/internal/item"
 	"github.com/stockroom/stockroom/internal/txn"
 )
@@ -33,6 +35,29 @@ func GetMany(ctx context.Context, u *txn.Unit, keys []item.Key) ([]item.Stored, 
 		found = append(found, stored...)
 	}
 	return found, nil
+}
+
+// ETags reads the ETags of the items of keys that there are, in one round trip.
+func ETags(ctx context.Context, u *txn.Unit, keys []item.Key) (map[item.Key]string, error) {
+	groups := byTable(keys)
+	etags := make(map[item.Key]string, len(keys))
+	for _, t := range tables {
+		if len(groups[t]) == 0 {
+			continue
+		}
+		u.Queue(`SELECT t.key, t.etag FROM `+t.name+` t WHERE t.key = ANY($1) AND `+alive, groups[t]).
+			Query(func(rows pgx.Rows) error {
+				var text, etag string
+				_, err := pgx.ForEachRow(rows, []any{&text, &etag}, func() error {
+					key, err := item.ParseKey(text)
+					etags[key] = etag
+					return err
+				})
+				return err
+			})
+	}
+	err := u.Flush(ctx)
+	return etags, err
 }
 
 // Metadata reads what is known of one item besides its value. An item that there

@@ -20,6 +20,10 @@ type Write struct {
 	TTL   item.TTL
 	// CreateOnly leaves an item that stands under the key as it is.
 	CreateOnly bool
+	// Replaces, where it is not "", is the ETag that the item must have which stands
+	// under the key: any other is left as it is, and where there is none, none is
+	// created.
+	Replaces string
 }
 
 // Written is what became of a Write.
@@ -30,8 +34,8 @@ type Written struct {
 }
 
 // Upsert stores writes, whose keys differ from each other, and returns what was
-// written by key: a CreateOnly write that found an item is missing there. It
-// also returns by how much the usage has changed, which the caller owes to
+// written by key: a write that did not find what it must is missing there. It also
+// returns by how much the usage has changed, which the caller owes to
 // AddUsage.
 func Upsert(ctx context.Context, u *txn.Unit, writes []Write) (map[item.Key]Written, item.Usage, error) {
 	groups := make(map[*table][]Write, len(tables))
@@ -57,22 +61,22 @@ func Upsert(ctx context.Context, u *txn.Unit, writes []Write) (map[item.Key]Writ
 	return written, usage, err
 }
 
-// maxStatementRows bounds the parameters of a statement, of which PostgreSQL
-// takes 65,535.
-const maxStatementRows = 128
+// statementSizes are how many rows a statement may have: few, since each is
+// prepared on each connection, but close enough to each other that a batch needs few
+// statements. They bound the parameters, of which PostgreSQL takes 65,535.
+var statementSizes = []int{128, 96, 64, 48, 32, 24, 16, 12, 8, 7, 6, 5, 4, 3, 2, 1}
 
-// statementRows says how many of the first writes go into one statement: a power
-// of two, so that few different statements are prepared, of one mode.
+// statementRows says how many of the first writes go into one statement, all of
+// one mode.
 func statementRows(writes []Write) int {
+	if writes[0].Replaces != "" {
+		return 1
+	}
 	same := 1
-	for same < len(writes) && writes[same].CreateOnly == writes[0].CreateOnly {
+	for same < len(writes) && writes[same].CreateOnly == writes[0].CreateOnly && writes[same].Replaces == "" {
 		same++
 	}
-	n := 1
-	for n*2 <= min(same, maxStatementRows) {
-		n *= 2
-	}
-	return n
+	return statementSizes[slices.IndexFunc(statementSizes, func(n int) bool { return n <= same })]
 }
 
 // upsertSQL is a table's upsert for any number of rows; its texts are made once.
@@ -81,6 +85,7 @@ type upsertSQL struct {
 	columns int    // parameters a row
 	head    string // up to VALUES
 	tail    string // behind the rows
+	replace string // an update of one row, in place of all that
 	texts   sync.Map
 }
 
@@ -98,6 +103,9 @@ func (t *table) upsertStatement(writes []Write) (string, []any) {
 		args = append(args, t.identityArgs(w.Value.Key)...)
 		args = append(args, t.valueArgs(&w.Value)...)
 		args = append(args, w.Value.Bytes, w.Value.ETag, int64(w.TTL))
+	}
+	if etag := writes[0].Replaces; etag != "" {
+		return t.upsert.replace, append(args, etag)
 	}
 	shape := upsertShape{rows: len(writes), createOnly: writes[0].CreateOnly}
 	if sql, ok := t.upsert.texts.Load(shape); ok {
@@ -128,6 +136,17 @@ func (t *table) prepareUpsert() {
 		updated_at = excluded.updated_at, cached_at = excluded.cached_at, accessed_at = excluded.accessed_at,
 		access_count = CASE WHEN ` + expired + ` THEN 1 ELSE t.access_count + 1 END,
 		expires_at = excluded.expires_at`
+
+	parameter := func(column string) string { return fmt.Sprintf("$%d", slices.Index(params, column)+1) }
+	set = set[:0]
+	for _, column := range slices.Concat(t.value, []string{"bytes", "etag", "ttl_seconds"}) {
+		set = append(set, column+" = "+parameter(column))
+	}
+	t.upsert.replace = `UPDATE ` + t.name + ` t SET ` + strings.Join(set, ", ") + `, prev_bytes = t.bytes, version = t.version + 1,
+		updated_at = now(), cached_at = now(), accessed_at = now(), access_count = t.access_count + 1,
+		expires_at = now() + nullif(` + parameter("ttl_seconds") + `::bigint, 0) * interval '1 second'
+		WHERE ` + t.where() + ` AND ` + alive + ` AND t.etag = ` + fmt.Sprintf("$%d", len(params)+1) + `
+		RETURNING t.prev_bytes, ` + metadataColumns
 }
 
 func (t *table) upsertText(shape upsertShape) string {

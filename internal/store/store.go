@@ -39,6 +39,8 @@ type Store struct {
 	cache    *readcache.Cache
 	marks    *marks
 	counters *counters
+	puts     *putGroup
+	gets     map[item.Kind]*getGroup
 	// full is what the last write saw: a hint, so that writes near the limit do
 	// not first try to go together.
 	full  *atomic.Bool
@@ -53,10 +55,12 @@ func New(units *txn.Manager, options Options) *Store {
 	if options.Cache == nil {
 		options.Cache = readcache.New(0, 0)
 	}
-	return &Store{
+	s := &Store{
 		units: units, options: options, cache: options.Cache, marks: new(marks), full: new(atomic.Bool), usage: new(atomic.Pointer[item.Usage]),
 		counters: &counters{evictions: counter{add: options.Metrics.Evicted}, expirations: counter{add: options.Metrics.Expired}},
 	}
+	s.puts, s.gets = s.newPutGroup(), s.newGetGroups()
+	return s
 }
 
 // On returns the same store with its units of work run by units: for background
@@ -111,11 +115,9 @@ const loadTimeout = 30 * time.Second
 func (s *Store) read(ctx context.Context, key item.Key) (stored item.Stored, err error) {
 	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
-	err = s.units.ReadOne(ctx, func(ctx context.Context, u *txn.Unit) error {
-		stored, err = repo.Get(ctx, u, key)
-		return err
-	})
-	return stored, err
+	op := &getOp{key: key}
+	err = s.gets[key.Kind()].Do(ctx, op)
+	return op.stored, err
 }
 
 // Metadata reads what is known of an item besides its value, which is no access.
@@ -132,19 +134,12 @@ func (s *Store) Metadata(ctx context.Context, key item.Key) (metadata item.Metad
 // item is not as required, nothing happens and the error is
 // item.ErrPreconditionFailed.
 func (s *Store) Put(ctx context.Context, value item.Value, ttl *item.TTL, required item.Precondition) (written Written, err error) {
-	size, err := s.checkSize([]item.Value{value})
-	if err != nil {
+	if _, err := s.checkSize([]item.Value{value}); err != nil {
 		return Written{}, err
 	}
-	write := repo.Write{Value: value, TTL: s.ttl(ttl)}
-	err = s.write(ctx, size, func(ctx context.Context, u *txn.Unit) (change, error) {
-		var usage item.Usage
-		written, usage, err = put(ctx, u, write, required, nil)
-		s.changed(u, value.Key)
-		s.created(u, written)
-		return change{usage: usage, stored: []item.Key{value.Key}}, err
-	})
-	return written, err
+	op := &putOp{write: repo.Write{Value: value, TTL: s.ttl(ttl)}, required: required}
+	err = s.puts.Do(ctx, op)
+	return op.written, err
 }
 
 // put stores one item as required and returns the change of the usage. A prepare

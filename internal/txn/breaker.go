@@ -51,6 +51,29 @@ func (b *Breaker) State() string { return b.circuit.State().String() }
 // Open tells whether requests for the database fail at once.
 func (b *Breaker) Open() bool { return b.circuit.State() == gobreaker.StateOpen }
 
+// refuses tells whether whoever came now would be turned away: the breaker is open,
+// or half-open with its probe under way.
+func (b *Breaker) refuses() bool {
+	if b == nil {
+		return false
+	}
+	switch b.circuit.State() {
+	case gobreaker.StateOpen:
+		return true
+	case gobreaker.StateHalfOpen:
+		return b.circuit.Counts().Requests > 0
+	default:
+		return false
+	}
+}
+
+// report counts the end of a request that shared another one's transaction.
+func (b *Breaker) report(err error) {
+	if outcomeOf(err) == failure {
+		_ = b.do(func() error { return err }) // if it is open already, so be it
+	}
+}
+
 // do runs try unless the breaker is open. A nil breaker lets everything through.
 func (b *Breaker) do(try func() error) error {
 	if b == nil {

@@ -104,8 +104,8 @@ var errNoSlot = errors.New("txn: no slot")
 
 // acquire takes a slot and a connection. The caller must call release.
 func (m *Manager) acquire(ctx context.Context) (conn *pgxpool.Conn, release func(), err error) {
-	var slot *limit.Slot
-	if m.gate != nil {
+	slot := takeSlot(ctx)
+	if slot == nil && m.gate != nil {
 		if slot, err = m.gate.Acquire(ctx); err != nil {
 			return nil, nil, fmt.Errorf("%w: %w", errNoSlot, err)
 		}

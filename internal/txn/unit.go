@@ -56,6 +56,9 @@ func (u *Unit) Flush(ctx context.Context) error {
 
 func (u *Unit) flush(ctx context.Context) error {
 	batch := u.queue
+	if batch.Len() == 0 {
+		return nil
+	}
 	u.queue = new(pgx.Batch)
 	return u.conn.SendBatch(ctx, batch).Close() // reads every answer
 }

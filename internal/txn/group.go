@@ -1,0 +1,392 @@
+package txn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/stockroom/stockroom/internal/limit"
+)
+
+// Group runs operations that wait at the same moment together, in one transaction
+// and with one slot: where the database is the bottleneck, they share its round
+// trips and its commit. An operation that comes alone waits for nobody.
+//
+// While an operation waits, it has a place in the gate's queue like any other
+// work: it is refused where that is full, and sent away after as long.
+type Group[T any] struct {
+	manager *Manager
+	rules   GroupRules[T]
+	run     func(ctx context.Context, ops []*Op[T])
+
+	mu      sync.Mutex
+	queue   []*Op[T]
+	workers int
+	// waiting ends when nothing is queued any more, and with it the workers' waits
+	// for a slot.
+	waiting context.Context //nolint:containedctx // not of a call
+	idle    context.CancelFunc
+}
+
+// GroupRules are how operations go together.
+type GroupRules[T any] struct {
+	Workers int // transactions at once
+	Size    int // operations in one at most
+	// Fits tells whether one more operation may go with those chosen already. One
+	// that may not waits for the next transaction.
+	Fits func(chosen []*Op[T], next T) bool
+}
+
+// Op is an operation of a group.
+type Op[T any] struct {
+	Value T
+	Err   error // what Do returns, for run to set
+
+	ctx   context.Context //nolint:containedctx // of the caller who waits for it
+	place *limit.Place    // nil: it does not wait in line
+	batch *batch          // nil while it is queued
+	done  chan struct{}
+}
+
+// batch is what those have in common who are run together.
+type batch struct {
+	callers int // who have not left; guarded by Group.mu
+	cancel  context.CancelFunc
+}
+
+// NewGroup returns a group whose operations run runs. It is given a context that
+// ends with the first deadline of theirs, or when all their callers have left, and
+// in which the first transaction begins with the slot that the group has.
+func NewGroup[T any](manager *Manager, rules GroupRules[T], run func(ctx context.Context, ops []*Op[T])) *Group[T] {
+	return &Group[T]{manager: manager, rules: rules, run: run}
+}
+
+// Do runs an operation, alone or with others, and returns its error, or else why
+// it was not run: that of the gate, of ctx, ErrBreakerOpen or ErrClosed. A caller
+// whose ctx ends while the operation runs still waits for its outcome, which then
+// does not take long.
+func (g *Group[T]) Do(ctx context.Context, value T) error {
+	switch {
+	case ctx.Value(insideKey{}) != nil:
+		return ErrNested
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case g.manager.breaker.refuses():
+		return ErrBreakerOpen
+	}
+	op := &Op[T]{Value: value, ctx: ctx}
+	if slot, ok := g.beginAlone(); ok {
+		if slot != nil {
+			g.manager.metrics.SlotWaited(ctx, 0)
+		}
+		g.work(slot, []*Op[T]{op})
+		return op.Err
+	}
+	if err := g.enqueue(op); err != nil {
+		return err
+	}
+	return g.await(op)
+}
+
+// beginAlone returns a slot, if nobody waits and there are fewer workers than
+// there may be. The caller is one of them then, for one operation.
+func (g *Group[T]) beginAlone() (slot *limit.Slot, ok bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.workers >= g.rules.Workers || len(g.queue) > 0 {
+		return nil, false
+	}
+	if gate := g.manager.gate; gate != nil {
+		if slot, ok = gate.TryAcquire(); !ok {
+			return nil, false
+		}
+	}
+	g.workers++
+	return slot, true
+}
+
+func (g *Group[T]) enqueue(op *Op[T]) error {
+	if gate := g.manager.gate; gate != nil {
+		place, err := gate.Enter()
+		if err != nil {
+			return fmt.Errorf("%w: %w", errNoSlot, err)
+		}
+		op.place = place
+	}
+	op.done = make(chan struct{})
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.queue) == 0 {
+		g.waiting, g.idle = context.WithCancel(context.Background())
+	}
+	g.queue = append(g.queue, op)
+	if g.workers < g.rules.Workers {
+		g.workers++
+		go g.work(nil, nil)
+	}
+	return nil
+}
+
+// await returns when a queued operation has been run, or will not be.
+func (g *Group[T]) await(op *Op[T]) error {
+	var late <-chan time.Time
+	if op.place != nil {
+		defer op.place.Leave()
+		timer := time.NewTimer(time.Until(op.place.Deadline()))
+		defer timer.Stop()
+		late = timer.C
+	}
+	select {
+	case <-op.done:
+		return op.Err
+	case <-op.ctx.Done():
+		if g.withdraw(op) {
+			return op.ctx.Err()
+		}
+	case <-late:
+		if g.withdraw(op) {
+			return fmt.Errorf("%w: %w", errNoSlot, op.place.GiveUp())
+		}
+	}
+	select {
+	case <-op.done:
+	case <-op.ctx.Done():
+		g.leave(op)
+		<-op.done
+	}
+	return op.Err
+}
+
+// withdraw takes an operation back that has not begun.
+func (g *Group[T]) withdraw(op *Op[T]) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	i := slices.Index(g.queue, op)
+	if i < 0 {
+		return false
+	}
+	g.queue = slices.Delete(g.queue, i, i+1)
+	g.checkIdle()
+	return true
+}
+
+// checkIdle is called under mu whenever the queue has become shorter.
+func (g *Group[T]) checkIdle() {
+	if len(g.queue) == 0 {
+		g.idle()
+	}
+}
+
+// leave says that an operation's caller has gone while it is run. The last of
+// those who are run together calls it off.
+func (g *Group[T]) leave(op *Op[T]) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	op.batch.callers--
+	if op.batch.callers == 0 {
+		op.batch.cancel()
+	}
+}
+
+// work runs ops, where there are some, with slot; then what is queued goes to a
+// worker of its own, so that the caller who lent a hand has his answer.
+func (g *Group[T]) work(slot *limit.Slot, ops []*Op[T]) {
+	if ops != nil {
+		g.perform(slot, ops)
+		if g.goOn() {
+			go g.work(nil, nil)
+		}
+		return
+	}
+	for {
+		slot, err := g.awaitSlot()
+		if err != nil {
+			g.refuse(err)
+		} else if ops := g.choose(); len(ops) > 0 {
+			g.perform(slot, ops)
+		} else if slot != nil {
+			slot.Release()
+		}
+		if !g.goOn() {
+			return
+		}
+	}
+}
+
+// goOn tells a worker whether there is more to do. If not, it is none any more.
+func (g *Group[T]) goOn() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.queue) == 0 {
+		g.workers--
+		return false
+	}
+	return true
+}
+
+// awaitSlot waits for a slot as long as anything is queued; each operation sees to
+// it itself that it does not wait for too long.
+func (g *Group[T]) awaitSlot() (*limit.Slot, error) {
+	if g.manager.gate == nil {
+		return nil, nil
+	}
+	g.mu.Lock()
+	waiting := g.waiting
+	g.mu.Unlock()
+	slot, err := g.manager.gate.Wait(waiting)
+	if waiting.Err() != nil {
+		if slot != nil {
+			slot.Release()
+		}
+		return nil, nil // nobody waits any more
+	}
+	return slot, err
+}
+
+// refuse ends everything that is queued, since there will be no slot.
+func (g *Group[T]) refuse(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, op := range g.queue {
+		op.Err = fmt.Errorf("%w: %w", errNoSlot, err)
+		op.batch = new(batch)
+		close(op.done)
+	}
+	g.queue = nil
+	g.checkIdle()
+}
+
+// choose takes the operations that are run next.
+func (g *Group[T]) choose() []*Op[T] {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	chosen := make([]*Op[T], 0, min(len(g.queue), g.rules.Size))
+	left := g.queue[:0]
+	for _, op := range g.queue {
+		// One whose caller is gone is being withdrawn, and must not end the others
+		// with its deadline.
+		if len(chosen) == g.rules.Size || op.ctx.Err() != nil || len(chosen) > 0 && !g.rules.Fits(chosen, op.Value) {
+			left = append(left, op)
+			continue
+		}
+		chosen = append(chosen, op)
+		if op.place != nil {
+			g.manager.metrics.SlotWaited(op.ctx, op.place.Leave())
+		}
+	}
+	clear(g.queue[len(left):])
+	g.queue = left
+	if len(chosen) > 0 {
+		g.checkIdle()
+		share(chosen)
+	}
+	return chosen
+}
+
+// perform runs ops with slot, and tells their callers. Those who had to end with
+// another one's deadline are run once more.
+func (g *Group[T]) perform(slot *limit.Slot, ops []*Op[T]) {
+	for len(ops) > 0 {
+		ctx, cancel := g.contextOf(ops)
+		g.runSafely(withSlot(ctx, slot), ops)
+		if slot != nil {
+			slot.Release()
+			slot = nil
+		}
+		var again []*Op[T]
+		for i, op := range ops {
+			if i > 0 { // the first one has been counted as the transaction
+				g.manager.breaker.report(op.Err)
+			}
+			if len(ops) > 1 && ctx.Err() != nil && op.ctx.Err() == nil &&
+				errors.Is(op.Err, context.DeadlineExceeded) && !errors.Is(op.Err, ErrCommitUnknown) {
+				again = append(again, op)
+			} else if op.done != nil {
+				close(op.done)
+			}
+		}
+		cancel()
+		g.mu.Lock()
+		share(again)
+		g.mu.Unlock()
+		ops = again
+	}
+}
+
+// share makes ops those who are run together. It is called under mu.
+func share[T any](ops []*Op[T]) {
+	common := &batch{callers: len(ops)}
+	for _, op := range ops {
+		op.batch = common
+	}
+}
+
+// contextOf returns the context in which ops are run.
+func (g *Group[T]) contextOf(ops []*Op[T]) (context.Context, context.CancelFunc) {
+	first := ops[0]
+	if first.batch == nil {
+		return first.ctx, func() {} // it has begun alone, in its caller's goroutine
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(first.ctx))
+	g.mu.Lock()
+	first.batch.cancel = cancel
+	if first.batch.callers == 0 {
+		cancel()
+	}
+	g.mu.Unlock()
+	var earliest time.Time
+	for _, op := range ops {
+		if deadline, ok := op.ctx.Deadline(); ok && (earliest.IsZero() || deadline.Before(earliest)) {
+			earliest = deadline
+		}
+	}
+	if earliest.IsZero() {
+		return ctx, cancel
+	}
+	ctx, end := context.WithDeadline(ctx, earliest)
+	return ctx, func() { end(); cancel() }
+}
+
+func (g *Group[T]) runSafely(ctx context.Context, ops []*Op[T]) {
+	defer func() {
+		if r := recover(); r != nil {
+			for _, op := range ops {
+				op.Err = fmt.Errorf("txn: an operation of a group panicked: %v\n%s", r, debug.Stack())
+			}
+		}
+	}()
+	g.run(ctx, ops)
+}
+
+type slotKey struct{}
+
+// lentSlot is a slot for the first transaction in a context.
+type lentSlot struct {
+	mu   sync.Mutex
+	slot *limit.Slot
+}
+
+// withSlot lends a slot to the first transaction in the context that is returned.
+func withSlot(ctx context.Context, slot *limit.Slot) context.Context {
+	if slot == nil {
+		return ctx
+	}
+	return context.WithValue(ctx, slotKey{}, &lentSlot{slot: slot})
+}
+
+// takeSlot returns the slot that was lent in ctx, unless it has been taken.
+func takeSlot(ctx context.Context) *limit.Slot {
+	lent, ok := ctx.Value(slotKey{}).(*lentSlot)
+	if !ok {
+		return nil
+	}
+	lent.mu.Lock()
+	defer lent.mu.Unlock()
+	slot := lent.slot
+	lent.slot = nil
+	return slot
+}
