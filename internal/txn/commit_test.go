@@ -117,7 +117,7 @@ func TestConnectionLostWhileCommitting(t *testing.T) {
 			proxy.armed.Store(true)
 			var h hooks
 			runs := 0
-			err := b.Do(b.within(soon), func(ctx context.Context, u *txn.Unit) error {
+			err := b.Do(b.within(soon), func(_ context.Context, u *txn.Unit) error {
 				runs++
 				h.on(u)
 				u.InDoubt(h.hook("in doubt again"))

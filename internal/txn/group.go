@@ -121,7 +121,7 @@ func (g *Group[T]) enqueue(op *Op[T]) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if len(g.queue) == 0 {
-		g.waiting, g.idle = context.WithCancel(context.Background())
+		g.waiting, g.idle = context.WithCancel(context.Background()) //nolint:gosec // by checkIdle
 	}
 	g.queue = append(g.queue, op)
 	if g.workers < g.rules.Workers {
@@ -302,7 +302,7 @@ func (g *Group[T]) perform(slot *limit.Slot, ops []*Op[T]) {
 			if i > 0 { // the first one has been counted as the transaction
 				g.manager.breaker.report(op.Err)
 			}
-			if len(ops) > 1 && ctx.Err() != nil && op.ctx.Err() == nil &&
+			if ctx.Err() != nil && hasMoreTime(op.ctx, ctx) &&
 				errors.Is(op.Err, context.DeadlineExceeded) && !errors.Is(op.Err, ErrCommitUnknown) {
 				again = append(again, op)
 			} else if op.done != nil {
@@ -315,6 +315,16 @@ func (g *Group[T]) perform(slot *limit.Slot, ops []*Op[T]) {
 		g.mu.Unlock()
 		ops = again
 	}
+}
+
+// hasMoreTime tells whether what ends with ctx may go on for longer than other.
+func hasMoreTime(ctx, other context.Context) bool {
+	if ctx.Err() != nil {
+		return false
+	}
+	deadline, bounded := ctx.Deadline()
+	end, _ := other.Deadline()
+	return !bounded || deadline.After(end)
 }
 
 // share makes ops those who are run together. It is called under mu.

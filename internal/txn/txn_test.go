@@ -745,7 +745,7 @@ func TestQueue(t *testing.T) {
 	}
 }
 
-// A queued statement that fails fails the unit, wherever its error shows.
+// A queued statement that cannot be run fails the unit, wherever its error shows.
 func TestQueuedStatementThatFails(t *testing.T) {
 	t.Parallel()
 	for name, then := range map[string]func(context.Context, *txn.Unit) error{

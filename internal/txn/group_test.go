@@ -1,0 +1,358 @@
+package txn_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/stockroom/stockroom/internal/limit"
+	"github.com/stockroom/stockroom/internal/txn"
+)
+
+const (
+	groupWorkers = 2
+	groupSize    = 4
+	queueLength  = 10
+	maxWait      = 5 * time.Second
+)
+
+// crew is a group whose runs begin and end when the test says so.
+type crew struct {
+	*txn.Group[int]
+	gate    *limit.Gate
+	breaker *txn.Breaker
+	runs    chan run
+}
+
+// run is what is run together; it ends with what outcomes gets.
+type run struct {
+	ctx      context.Context
+	values   []int
+	outcomes chan error
+}
+
+// newCrew returns a crew for the inside of a synctest bubble. Odd values do not go
+// with even ones.
+func newCrew(slots int) *crew {
+	c := &crew{gate: limit.NewGate(slots, queueLength, maxWait), breaker: txn.NewBreaker(3, time.Minute, nil), runs: make(chan run)}
+	manager := txn.New(nil, c.gate, slog.New(slog.DiscardHandler)).Guard(c.breaker)
+	c.Group = txn.NewGroup(manager, txn.GroupRules[int]{
+		Workers: groupWorkers, Size: groupSize,
+		Fits: func(chosen []*txn.Op[int], next int) bool { return chosen[0].Value%2 == next%2 },
+	}, func(ctx context.Context, ops []*txn.Op[int]) {
+		r := run{ctx: ctx, outcomes: make(chan error)}
+		for _, op := range ops {
+			r.values = append(r.values, op.Value)
+		}
+		c.runs <- r
+		err := <-r.outcomes
+		for _, op := range ops {
+			op.Err = err
+		}
+	})
+	return c
+}
+
+// begin asks for an operation.
+func (c *crew) begin(ctx context.Context, value int) <-chan error {
+	return start(func() error { return c.Do(ctx, value) })
+}
+
+// requireIdle checks that nothing is left over.
+func (c *crew) requireIdle(t *testing.T) {
+	t.Helper()
+	synctest.Wait()
+	state := c.gate.State()
+	require.Zero(t, state.Waiting, "a place is lost")
+	require.Zero(t, state.InUse, "a slot is lost")
+	require.Empty(t, c.runs)
+}
+
+// busy has all workers run something, and returns how to end that.
+func (c *crew) busy(t *testing.T) (end func()) {
+	t.Helper()
+	var runs []run
+	var done []<-chan error
+	for range groupWorkers {
+		done = append(done, c.begin(t.Context(), 1000))
+		runs = append(runs, <-c.runs)
+	}
+	return func() {
+		for i, r := range runs {
+			r.outcomes <- nil
+			require.NoError(t, <-done[i])
+		}
+	}
+}
+
+func TestGroupAloneWaitsForNobody(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrew(groupWorkers)
+		first := c.begin(t.Context(), 1)
+		one := <-c.runs
+		second := c.begin(t.Context(), 3)
+		two := <-c.runs
+		require.Equal(t, [][]int{{1}, {3}}, [][]int{one.values, two.values})
+		require.Equal(t, 2, c.gate.State().InUse)
+		refused := errors.New("refused")
+		two.outcomes <- refused
+		require.Equal(t, refused, <-second)
+		one.outcomes <- nil
+		require.NoError(t, <-first)
+		c.requireIdle(t)
+	})
+}
+
+func TestGroupGoesTogether(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrew(groupWorkers)
+		end := c.busy(t)
+		var done []<-chan error
+		for _, value := range []int{1, 2, 3, 5, 7, 9, 4} {
+			done = append(done, c.begin(t.Context(), value))
+			synctest.Wait()
+		}
+		require.Equal(t, len(done), c.gate.State().Waiting, "each of them waits")
+		go end()
+		var got [][]int
+		for range 3 {
+			r := <-c.runs
+			got = append(got, r.values)
+			go func() { r.outcomes <- nil }()
+		}
+		require.Equal(t, []int{1, 3, 5, 7}, got[0], "in the order in which they came")
+		require.ElementsMatch(t, [][]int{{2, 4}, {9}}, got[1:])
+		for _, d := range done {
+			require.NoError(t, <-d)
+		}
+		c.requireIdle(t)
+	})
+}
+
+func TestGroupWaitsForASlot(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrew(1)
+		slot, err := c.gate.Acquire(t.Context())
+		require.NoError(t, err)
+		first, second := c.begin(t.Context(), 1), c.begin(t.Context(), 3)
+		synctest.Wait()
+		require.Equal(t, 2, c.gate.State().Waiting)
+		slot.Release()
+		r := <-c.runs
+		require.ElementsMatch(t, []int{1, 3}, r.values)
+		require.Zero(t, c.gate.State().Waiting)
+		require.Equal(t, 1, c.gate.State().InUse, "one slot for both")
+		r.outcomes <- nil
+		require.NoError(t, errors.Join(<-first, <-second))
+		c.requireIdle(t)
+	})
+}
+
+func TestGroupWaitsNoLongerThanItMay(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrew(groupWorkers)
+		end := c.busy(t)
+		began := time.Now()
+		early := c.begin(t.Context(), 1)
+		time.Sleep(time.Second)
+		late := c.begin(t.Context(), 3)
+		require.ErrorIs(t, <-early, limit.ErrWaitedTooLong)
+		require.Equal(t, maxWait, time.Since(began))
+		require.ErrorIs(t, <-late, limit.ErrWaitedTooLong)
+		require.Equal(t, maxWait+time.Second, time.Since(began))
+		require.EqualValues(t, 2, c.gate.State().WaitedTooLong)
+		end()
+		c.requireIdle(t)
+	})
+}
+
+func TestGroupQueueIsFull(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrew(groupWorkers)
+		end := c.busy(t)
+		ctx, leave := context.WithCancel(t.Context())
+		var done []<-chan error
+		for range queueLength {
+			done = append(done, c.begin(ctx, 1))
+		}
+		synctest.Wait()
+		require.ErrorIs(t, c.Do(t.Context(), 1), limit.ErrQueueFull)
+		leave()
+		for _, d := range done {
+			require.ErrorIs(t, <-d, context.Canceled)
+		}
+		require.Zero(t, c.gate.State().Waiting, "who leaves frees his place")
+		end()
+		c.requireIdle(t)
+	})
+}
+
+func TestGroupLastCallerLeaves(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrew(groupWorkers)
+		end := c.busy(t)
+		one, leaveOne := context.WithCancel(t.Context())
+		two, leaveTwo := context.WithCancel(t.Context())
+		first, second := c.begin(one, 1), c.begin(two, 3)
+		synctest.Wait()
+		go end()
+		r := <-c.runs
+		leaveOne()
+		synctest.Wait()
+		require.NoError(t, r.ctx.Err(), "somebody waits for it")
+		leaveTwo()
+		<-r.ctx.Done()
+		r.outcomes <- r.ctx.Err()
+		require.ErrorIs(t, <-first, context.Canceled)
+		require.ErrorIs(t, <-second, context.Canceled)
+		c.requireIdle(t)
+	})
+}
+
+func TestGroupRunsAgainWhoHasMoreTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrew(groupWorkers)
+		end := c.busy(t)
+		short, cancelShort := context.WithTimeout(t.Context(), time.Second)
+		defer cancelShort()
+		long, cancelLong := context.WithTimeout(t.Context(), time.Minute)
+		defer cancelLong()
+		first, second := c.begin(short, 1), c.begin(long, 3)
+		synctest.Wait()
+		go end()
+		r := <-c.runs
+		require.Len(t, r.values, 2)
+		<-r.ctx.Done()
+		require.NoError(t, long.Err())
+		r.outcomes <- r.ctx.Err()
+		require.ErrorIs(t, <-first, context.DeadlineExceeded)
+		r = <-c.runs
+		require.Equal(t, []int{3}, r.values)
+		r.outcomes <- nil
+		require.NoError(t, <-second)
+		c.requireIdle(t)
+	})
+}
+
+func TestGroupUnknownOutcome(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrew(groupWorkers)
+		end := c.busy(t)
+		short, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		first, second := c.begin(short, 1), c.begin(t.Context(), 3)
+		synctest.Wait()
+		go end()
+		r := <-c.runs
+		<-r.ctx.Done()
+		r.outcomes <- errors.Join(txn.ErrCommitUnknown, r.ctx.Err())
+		require.ErrorIs(t, <-first, txn.ErrCommitUnknown)
+		require.ErrorIs(t, <-second, txn.ErrCommitUnknown)
+		c.requireIdle(t)
+	})
+}
+
+func TestGroupClosedGate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrew(1)
+		slot, err := c.gate.Acquire(t.Context())
+		require.NoError(t, err)
+		waiting := c.begin(t.Context(), 1)
+		synctest.Wait()
+		c.gate.Close()
+		require.ErrorIs(t, <-waiting, limit.ErrClosed)
+		require.ErrorIs(t, c.Do(t.Context(), 1), limit.ErrClosed)
+		slot.Release()
+		c.requireIdle(t)
+	})
+}
+
+func TestGroupCountsForTheBreaker(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrew(groupWorkers)
+		end := c.busy(t)
+		// The first of those who are run together counts as the transaction itself,
+		// which here is none.
+		first, second, third, fourth := c.begin(t.Context(), 1), c.begin(t.Context(), 3), c.begin(t.Context(), 5), c.begin(t.Context(), 7)
+		synctest.Wait()
+		go end()
+		r := <-c.runs
+		require.Len(t, r.values, 4)
+		r.outcomes <- txn.ErrUnavailable
+		for _, done := range []<-chan error{first, second, third, fourth} {
+			require.ErrorIs(t, <-done, txn.ErrUnavailable)
+		}
+		require.True(t, c.breaker.Open())
+		require.ErrorIs(t, c.Do(t.Context(), 1), txn.ErrBreakerOpen, "at once")
+		c.requireIdle(t)
+	})
+}
+
+func TestGroupThatPanics(t *testing.T) {
+	t.Parallel()
+	group := txn.NewGroup(txn.New(nil, nil, slog.New(slog.DiscardHandler)), txn.GroupRules[int]{Workers: 1, Size: 1},
+		func(context.Context, []*txn.Op[int]) { panic("ouch") })
+	require.ErrorContains(t, group.Do(t.Context(), 1), "ouch")
+	require.ErrorContains(t, group.Do(t.Context(), 1), "ouch", "its place is free")
+}
+
+// Many callers of few slots, each of whom gets what is his.
+func TestGroupOfMany(t *testing.T) {
+	t.Parallel()
+	b := setup(t, 2)
+	b.exec(`CREATE TABLE counts (name text PRIMARY KEY, n int)`)
+	var largest int
+	var mu sync.Mutex
+	group := txn.NewGroup(b.Manager, txn.GroupRules[string]{
+		Workers: groupWorkers, Size: 8,
+		Fits: func(chosen []*txn.Op[string], next string) bool {
+			return !slices.ContainsFunc(chosen, func(op *txn.Op[string]) bool { return op.Value == next })
+		},
+	}, func(ctx context.Context, ops []*txn.Op[string]) {
+		mu.Lock()
+		largest = max(largest, len(ops))
+		mu.Unlock()
+		slices.SortFunc(ops, func(a, b *txn.Op[string]) int { return len(a.Value) - len(b.Value) })
+		err := b.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
+			for _, op := range ops {
+				u.Queue(`INSERT INTO counts AS c VALUES ($1, 1) ON CONFLICT (name) DO UPDATE SET n = c.n + 1`, op.Value)
+			}
+			return u.Flush(ctx)
+		})
+		for _, op := range ops {
+			op.Err = err
+		}
+	})
+	const callers, times = 20, 25
+	var done sync.WaitGroup
+	for caller := range callers {
+		done.Go(func() {
+			for n := range times {
+				if err := group.Do(t.Context(), "x"+strconv.Itoa((caller+n)%10)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	done.Wait()
+	require.Equal(t, callers*times, scan[int](t, b.other, `SELECT sum(n) FROM counts`))
+	require.Greater(t, largest, 1, "nobody went with another one")
+}
