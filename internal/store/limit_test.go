@@ -1,8 +1,12 @@
 package store_test
 
 import (
+	"maps"
+	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -124,6 +128,70 @@ func TestRoomThatOthersMake(t *testing.T) {
 			require.Equal(t, []string{"new"}, b.stored())
 			checkUsage(t, b.other)
 		})
+	}
+}
+
+// Whatever is written at once, and by whichever server: at no commit is there more
+// than there may be, and the counters are what the rows are.
+func TestTheLimitIsNeverExceeded(t *testing.T) {
+	t.Parallel()
+	const limit, writers, each = 20_000, 64, 12
+	options := store.Options{MaxBytes: limit}
+	b := setup(t, options)
+	servers := []*store.Store{b.Store, store.New(b.open(12), options)}
+	var done atomic.Bool
+	writing := start(func() error {
+		defer done.Store(true)
+		together(writers, func(writer int) {
+			w := randomWriter{servers[writer%len(servers)], rand.New(rand.NewPCG(uint64(writer), 1))} //nolint:gosec // a test's
+			for range each {
+				if err := w.write(t); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		return nil
+	})
+	most, samples := int64(0), 0
+	for !done.Load() {
+		stored := checkUsage(t, b.other).Bytes.Total()
+		require.LessOrEqual(t, stored, int64(limit))
+		most, samples = max(most, stored), samples+1
+	}
+	require.NoError(t, receive(t, writing))
+	require.LessOrEqual(t, checkUsage(t, b.other).Bytes.Total(), int64(limit))
+	require.Greater(t, most, int64(limit*3/4), "the limit was not near")
+	require.Greater(t, samples, 10)
+}
+
+// randomWriter writes to one server what it happens to think of.
+type randomWriter struct {
+	*store.Store
+	*rand.Rand
+}
+
+func (w randomWriter) value(t testing.TB) item.Value {
+	t.Helper()
+	kind := []string{"component:react:c", "block:react:b", "e"}[w.IntN(3)]
+	return value(failing{t}, key(failing{t}, kind+strconv.Itoa(w.IntN(100))), strings.Repeat("x", w.IntN(1500)))
+}
+
+func (w randomWriter) write(t testing.TB) error {
+	t.Helper()
+	switch w.IntN(8) {
+	case 0:
+		batch := map[item.Key]item.Value{}
+		for range 5 {
+			v := w.value(t)
+			batch[v.Key] = v
+		}
+		return w.PutMany(t.Context(), slices.Collect(maps.Values(batch)), nil)
+	case 1:
+		_, err := w.DeleteMany(t.Context(), []item.Key{w.value(t).Key, w.value(t).Key})
+		return err
+	default:
+		_, err := w.Put(t.Context(), w.value(t), nil, item.Precondition{})
+		return err
 	}
 }
 

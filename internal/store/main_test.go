@@ -53,17 +53,23 @@ func setup(t testing.TB, options store.Options) *bundle {
 	b.other = pgtest.Connect(t, b.dsn)
 	// Deadlocks, which are retried, are found as fast as they can be.
 	b.exec(`DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET deadlock_timeout = ''20ms''', current_database()); END $$`)
-	db, err := postgres.Open(postgres.Config{DSN: b.dsn, MaxConns: slots, ConnectTimeout: soon})
-	require.NoError(t, err)
-	b.units = txn.New(db, b.gate, slog.New(b.log))
+	b.units = b.open(slots)
 	b.Store = store.New(b.units, options)
-	t.Cleanup(func() {
-		require.Zero(t, b.gate.State().InUse, "a slot is lost")
+	t.Cleanup(func() { require.Zero(t, b.gate.State().InUse, "a slot is lost") })
+	return b
+}
+
+// open returns units on connections of their own.
+func (b *bundle) open(conns int32) *txn.Manager {
+	b.t.Helper()
+	db, err := postgres.Open(postgres.Config{DSN: b.dsn, MaxConns: conns, ConnectTimeout: soon})
+	require.NoError(b.t, err)
+	b.t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), soon)
 		defer cancel()
-		require.NoError(t, db.Close(ctx), "a connection was not given back")
+		require.NoError(b.t, db.Close(ctx), "a connection was not given back")
 	})
-	return b
+	return txn.New(db, b.gate, slog.New(b.log))
 }
 
 func (b *bundle) within(d time.Duration) context.Context {

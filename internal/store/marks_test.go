@@ -73,6 +73,35 @@ func TestReadsAreCountedByOneFlush(t *testing.T) {
 	}
 }
 
+// A million reads of a thousand items cost each of them one write a flush, and
+// none is lost.
+func TestAMillionReads(t *testing.T) {
+	t.Parallel()
+	const items, readers, reads, flushes = 1000, 4, 1_000_000, 4
+	b := setup(t, store.Options{Cache: readcache.New(64<<20, time.Hour)})
+	set := make([]item.Key, items)
+	for i := range set {
+		set[i] = key(t, fmt.Sprint("k", i))
+	}
+	require.NoError(t, b.PutMany(t.Context(), values(t, set, "x"), nil))
+	b.exec(`CREATE TABLE updates (n int); INSERT INTO updates VALUES (0);
+		CREATE FUNCTION count_updates() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN UPDATE updates SET n = n + (SELECT count(*) FROM changed); RETURN NULL; END $f$;
+		CREATE TRIGGER count_updates AFTER UPDATE ON entries REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION count_updates()`)
+	for range flushes {
+		together(readers, func(reader int) {
+			for n := range reads / flushes / readers {
+				if _, err := b.Get(t.Context(), set[(n+reader)%items]); err != nil {
+					t.Errorf("get: %v", err)
+					return
+				}
+			}
+		})
+		require.NoError(t, b.FlushMarks(t.Context()))
+	}
+	require.LessOrEqual(t, scan[int](t, b.other, `SELECT n FROM updates`), items*flushes)
+	require.Equal(t, items+reads, scan[int](t, b.other, `SELECT sum(access_count) FROM entries`))
+}
+
 func TestFlushOfManyMarks(t *testing.T) {
 	t.Parallel()
 	b := setup(t, store.Options{})
