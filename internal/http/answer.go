@@ -59,9 +59,8 @@ func encode(v any) ([]byte, error) {
 }
 
 func writeBytes(w http.ResponseWriter, status int, body []byte) {
-	header := w.Header()
-	header["Content-Type"] = contentTypeJSON
-	header["Content-Length"] = []string{strconv.Itoa(len(body))}
+	w.Header()["Content-Type"] = contentTypeJSON
+	setHeader(w, "Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // a caller that has left reads no answer
 }

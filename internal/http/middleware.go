@@ -1,7 +1,6 @@
 package http
 
 import (
-	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -14,7 +13,6 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
-	"github.com/go-chi/chi/v5/middleware"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 
@@ -32,10 +30,11 @@ const (
 func (s *server) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		id := requestID(r)
+		e, r := begin(w, r, start, s.config.RequestTimeout)
+		defer e.end()
 		header := w.Header()
-		header[headerRequestID] = []string{id}
-		header.Set("X-Content-Type-Options", "nosniff")
+		e.set(header, headerRequestID, e.id)
+		header["X-Content-Type-Options"] = nosniff
 		if r.ProtoMajor == 1 && (r.ProtoMinor == 0 || len(r.TransferEncoding) > 0) {
 			// Where a length stood beside the chunks, net/http has dropped it without a
 			// word: what follows on the connection could be another's view of the same
@@ -46,30 +45,27 @@ func (s *server) observe(next http.Handler) http.Handler {
 		// otherwise; always routing by the encoded path means that a parameter is
 		// decoded once, by us, whatever its text.
 		r.URL.RawPath = r.URL.EscapedPath()
-
-		recorder := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
-		routed := chi.NewRouteContext()
-		ctx := telemetry.WithRequestID(r.Context(), id)
-		r = r.WithContext(context.WithValue(ctx, chi.RouteCtxKey, routed))
 		defer func() {
 			if cause := recover(); cause != nil {
-				s.recovered(recorder, r, cause)
+				s.recovered(e, r, cause)
 			}
-			// The contract's name of the route, whose suffix chi cannot have.
-			route := strings.Replace(routed.RoutePattern(), "{file}", "{name}.json", 1)
-			s.finished(recorder, r, route, time.Since(start))
+			s.finished(e, r, time.Since(start))
 		}()
-		next.ServeHTTP(recorder, r)
+		next.ServeHTTP(&e.recorder, r)
 	})
 }
 
+var nosniff = []string{"nosniff"}
+
 // finished counts and logs a request that has been answered.
-func (s *server) finished(w middleware.WrapResponseWriter, r *http.Request, route string, took time.Duration) {
+func (s *server) finished(e *exchange, r *http.Request, took time.Duration) {
+	// The contract's name of the route, whose suffix chi cannot have.
+	route := strings.Replace(e.route.RoutePattern(), "{file}", "{name}.json", 1)
 	scheme := "http"
 	if r.TLS != nil {
 		scheme = "https"
 	}
-	status := w.Status()
+	status := e.status
 	if status == 0 { // nothing was written: net/http answers so
 		status = http.StatusOK
 	}
@@ -89,7 +85,7 @@ func (s *server) finished(w middleware.WrapResponseWriter, r *http.Request, rout
 		slog.String("route", route),
 		slog.String("path", r.URL.EscapedPath()),
 		slog.Int("status", status),
-		slog.Int("bytes", w.BytesWritten()),
+		slog.Int("bytes", e.bytes),
 		slog.Duration("duration", took),
 		slog.String("remote", r.RemoteAddr),
 	)
@@ -97,13 +93,13 @@ func (s *server) finished(w middleware.WrapResponseWriter, r *http.Request, rout
 
 // recovered answers a request whose handler panicked, if it can still be
 // answered, and goes on as if that had been an error.
-func (s *server) recovered(w middleware.WrapResponseWriter, r *http.Request, cause any) {
+func (s *server) recovered(e *exchange, r *http.Request, cause any) {
 	if err, ok := cause.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 		panic(cause) // net/http's own way to cut a connection
 	}
 	s.log.ErrorContext(r.Context(), "panic", "cause", cause, "stack", string(debug.Stack()))
-	if w.Status() == 0 {
-		s.writeProblem(w, r, fmt.Errorf("panic: %v", cause))
+	if e.status == 0 {
+		s.writeProblem(&e.recorder, r, fmt.Errorf("panic: %v", cause))
 	}
 }
 
@@ -122,7 +118,7 @@ func notInRequestID(r rune) bool {
 }
 
 // guarded is in front of everything that needs data: it lets nobody in who may
-// not, turns requests away while the service is not up, and bounds their time.
+// not, and turns requests away while the service is not up.
 func (s *server) guarded(scope auth.Scopes, next handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		if err := s.admit(w, r, scope); err != nil {
@@ -131,9 +127,7 @@ func (s *server) guarded(scope auth.Scopes, next handler) handler {
 		if err := s.Serving(); err != nil {
 			return err
 		}
-		ctx, cancel := context.WithTimeout(r.Context(), s.config.RequestTimeout)
-		defer cancel()
-		return next(w, r.WithContext(ctx))
+		return next(w, r)
 	}
 }
 

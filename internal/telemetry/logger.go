@@ -22,15 +22,16 @@ func NewLogger(w io.Writer, level slog.Leveler, format string) *slog.Logger {
 
 type requestIDKey struct{}
 
-// WithRequestID returns a context that carries the request's id.
-func WithRequestID(ctx context.Context, id string) context.Context {
-	return context.WithValue(ctx, requestIDKey{}, id)
-}
+// RequestIDKey is the key under which the context of a request has its id, a
+// *string: a pointer, so that asking for it allocates nothing.
+var RequestIDKey any = requestIDKey{}
 
-// RequestID returns the id that WithRequestID put into the context, or "".
+// RequestID returns the id of the request that the context is of, or "".
 func RequestID(ctx context.Context) string {
-	id, _ := ctx.Value(requestIDKey{}).(string)
-	return id
+	if id, ok := ctx.Value(RequestIDKey).(*string); ok {
+		return *id
+	}
+	return ""
 }
 
 // idHandler adds the context's ids to each record.
@@ -47,27 +48,37 @@ func newIDHandler(h slog.Handler) *idHandler { return &idHandler{Handler: h, bas
 
 // Handle adds the ids and passes the record on.
 func (h *idHandler) Handle(ctx context.Context, r slog.Record) error {
-	var ids []slog.Attr
-	if id := RequestID(ctx); id != "" {
-		ids = append(ids, slog.String("request_id", id))
-	}
-	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
-		ids = append(ids, slog.String("trace_id", span.TraceID().String()), slog.String("span_id", span.SpanID().String()))
-	}
+	id := RequestID(ctx)
+	span := trace.SpanContextFromContext(ctx)
 	switch {
-	case len(ids) == 0:
+	case id == "" && !span.IsValid():
 		return h.Handler.Handle(ctx, r)
-	case len(h.grouped) == 0:
-		r = r.Clone()
-		r.AddAttrs(ids...)
-		return h.Handler.Handle(ctx, r)
-	default:
-		next := h.base.WithAttrs(ids)
+	case len(h.grouped) > 0:
+		next := h.base.WithAttrs(attrs(id, span))
 		for _, apply := range h.grouped {
 			next = apply(next)
 		}
 		return next.Handle(ctx, r)
+	case span.IsValid():
+		r = r.Clone()
+		r.AddAttrs(attrs(id, span)...)
+		return h.Handler.Handle(ctx, r)
+	default: // what most lines are
+		r = r.Clone()
+		r.AddAttrs(slog.String("request_id", id))
+		return h.Handler.Handle(ctx, r)
 	}
+}
+
+func attrs(id string, span trace.SpanContext) []slog.Attr {
+	var ids []slog.Attr
+	if id != "" {
+		ids = append(ids, slog.String("request_id", id))
+	}
+	if span.IsValid() {
+		ids = append(ids, slog.String("trace_id", span.TraceID().String()), slog.String("span_id", span.SpanID().String()))
+	}
+	return ids
 }
 
 // WithAttrs returns a handler whose records have the attributes too.

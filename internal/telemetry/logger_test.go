@@ -36,7 +36,7 @@ func record(t *testing.T, log func(*slog.Logger)) map[string]any {
 
 func TestLoggerAddsIDs(t *testing.T) {
 	t.Parallel()
-	both := WithRequestID(traced(t), "r-1")
+	both := withRequestID(traced(t), "r-1")
 	ids := map[string]any{"request_id": "r-1", "trace_id": "0123456789abcdef0123456789abcdef", "span_id": "0123456789abcdef"}
 	with := func(more map[string]any) map[string]any {
 		want := map[string]any{"level": "INFO", "msg": "m"}
@@ -54,14 +54,14 @@ func TestLoggerAddsIDs(t *testing.T) {
 		}), "ids stay outside of groups")
 
 	require.Equal(t, map[string]any{"level": "WARN", "msg": "m", "request_id": "r-2"},
-		record(t, func(l *slog.Logger) { l.WarnContext(WithRequestID(t.Context(), "r-2"), "m") }))
+		record(t, func(l *slog.Logger) { l.WarnContext(withRequestID(t.Context(), "r-2"), "m") }))
 	require.Equal(t, map[string]any{"level": "INFO", "msg": "m"},
 		record(t, func(l *slog.Logger) { l.InfoContext(t.Context(), "m") }))
 }
 
 func TestGroupsDoNotShare(t *testing.T) {
 	t.Parallel()
-	ctx := WithRequestID(t.Context(), "r")
+	ctx := withRequestID(t.Context(), "r")
 	var b bytes.Buffer
 	group := NewLogger(&b, slog.LevelInfo, "json").WithGroup("g")
 	one, two := group.With("one", 1), group.With("two", 2)
@@ -80,14 +80,14 @@ func TestLoggerLevelAndFormat(t *testing.T) {
 	l.DebugContext(t.Context(), "unseen")
 	require.Empty(t, b.String())
 	level.Set(slog.LevelDebug)
-	l.DebugContext(WithRequestID(t.Context(), "r"), "seen")
+	l.DebugContext(withRequestID(t.Context(), "r"), "seen")
 	require.Regexp(t, `^time=\S+ level=DEBUG msg=seen request_id=r\n$`, b.String())
 }
 
 func TestRequestID(t *testing.T) {
 	t.Parallel()
 	require.Empty(t, RequestID(t.Context()))
-	require.Equal(t, "r", RequestID(WithRequestID(t.Context(), "r")))
+	require.Equal(t, "r", RequestID(withRequestID(t.Context(), "r")))
 }
 
 // The handler keeps slog's rules for handlers.
@@ -103,4 +103,8 @@ func TestHandlerConforms(t *testing.T) {
 		require.NoError(t, json.Unmarshal(b.Bytes(), &line))
 		return line
 	})
+}
+
+func withRequestID(ctx context.Context, id string) context.Context {
+	return context.WithValue(ctx, RequestIDKey, &id)
 }
