@@ -3,6 +3,7 @@ package app_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"io"
 	"log/slog"
 	"maps"
@@ -157,43 +158,102 @@ func eventually(t *testing.T, what string, done func() bool) {
 	}
 }
 
+// heap measures the memory that is in use.
+func heap() uint64 {
+	runtime.GC()
+	runtime.GC() // what the first one has only given to finalizers and pools
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	return stats.HeapAlloc
+}
+
 func TestRunLeavesNothingBehind(t *testing.T) {
 	dsn := pgtest.New(t)
 	conn := pgtest.Connect(t, dsn)
 	dir := t.TempDir()
-	const cycles, settled = 20, 3
-	var before int
+	// What the first cycles open or allocate for the whole process is no leak. One
+	// more goroutine's stack, buffer or cache for each cycle would be more than slack.
+	const cycles, settled, slack = 50, 10, 256 << 10
+	var files int
+	var memory uint64
 	for cycle := range cycles {
-		leaks := goleak.IgnoreCurrent()
-		s := run(t, dir, map[string]string{"DATABASE_URL": dsn})
-		url := s.awaitReady()
-		client := &http.Client{Transport: &http.Transport{}, Timeout: soon}
-		value := strconv.Itoa(cycle)
-		status, _ := ask(t, client, http.MethodPut, url+"/v1/items/cycle", value)
-		require.Less(t, status, http.StatusMultipleChoices)
-		status, body := ask(t, client, http.MethodGet, url+"/v1/items/cycle", "")
-		require.Equal(t, http.StatusOK, status)
-		require.Equal(t, value, body)
-		require.Positive(t, sessions(t, conn))
-
-		// The client's connection is idle, and stays open until the server closes it.
-		require.NoError(t, s.stop(), "cycle %d: %s", cycle, s.log)
-		client.CloseIdleConnections()
-		require.NoError(t, goleak.Find(leaks), "cycle %d", cycle)
-		// A session ends a moment after its connection.
-		eventually(t, "no session is left", func() bool { return sessions(t, conn) == 0 })
-		// What the first cycles open for the whole process is no leak.
 		if cycle == settled {
-			before = descriptors(t)
+			files, memory = descriptors(t), heap()
 		}
-		require.NotContains(t, s.log.String(), `"level":"ERROR"`)
+		if !t.Run(strconv.Itoa(cycle), func(t *testing.T) { openAndClose(t, dir, dsn, conn) }) {
+			return
+		}
 	}
-	require.LessOrEqual(t, descriptors(t), before)
+	t.Logf("open files: %d, then %d; heap: %d KiB, then %d KiB", files, descriptors(t), memory>>10, heap()>>10)
+	require.LessOrEqual(t, descriptors(t), files)
+	require.LessOrEqual(t, heap(), memory+slack)
 
 	// The marks of the last access were written on the way out.
 	var accesses int
 	require.NoError(t, conn.QueryRow(t.Context(), "SELECT access_count FROM entries WHERE key = 'cycle'").Scan(&accesses))
 	require.Equal(t, 2*cycles, accesses, "one each for a write and a read")
+}
+
+// openAndClose has a service do something of everything, and looks at what is left
+// of it.
+func openAndClose(t *testing.T, dir, dsn string, conn *pgx.Conn) {
+	t.Helper()
+	leaks := goleak.IgnoreCurrent()
+	s := run(t, dir, map[string]string{"DATABASE_URL": dsn})
+	url := s.awaitReady()
+	client := &http.Client{Transport: &http.Transport{}, Timeout: soon}
+	value := strconv.Quote(t.Name())
+	status, _ := ask(t, client, http.MethodPut, url+"/v1/items/cycle", value)
+	require.Less(t, status, http.StatusMultipleChoices)
+	status, body := ask(t, client, http.MethodGet, url+"/v1/items/cycle", "")
+	require.Equal(t, http.StatusOK, status)
+	require.Equal(t, value, body)
+	for _, request := range []struct{ method, path, body string }{
+		{http.MethodPost, "/v1/mset", `{"entries":{"a":1,"component:f:n":{"sourceCode":"x"}}}`},
+		{http.MethodPost, "/v1/mget", `{"keys":["a","component:f:n"]}`},
+		{http.MethodGet, "/v1/items?pattern=*", ""},
+		{http.MethodGet, "/r/f/n.json", ""},
+		{http.MethodGet, "/v1/stats", ""},
+		{http.MethodGet, "/metrics", ""},
+		{http.MethodGet, "/readyz", ""},
+	} {
+		status, body := ask(t, client, request.method, url+request.path, request.body)
+		require.Equal(t, http.StatusOK, status, "%s: %s", request.path, body)
+	}
+	require.Positive(t, sessions(t, conn))
+
+	// The client's connection is idle, and stays open until the server closes it.
+	require.NoError(t, s.stop(), "%s", s.log)
+	client.CloseIdleConnections()
+	require.NoError(t, goleak.Find(leaks))
+	// A session ends a moment after its connection.
+	eventually(t, "no session is left", func() bool { return sessions(t, conn) == 0 })
+	require.NotContains(t, s.log.String(), `"level":"ERROR"`)
+	requireSteps(t, s.log.String())
+}
+
+// requireSteps holds the log against the order of the shutdown, each step of which
+// says how long it took.
+func requireSteps(t *testing.T, log string) {
+	t.Helper()
+	var steps []string
+	for text := range strings.Lines(log) {
+		var l struct {
+			Msg, Step string
+			Duration  *int64
+		}
+		require.NoError(t, json.Unmarshal([]byte(text), &l), "%s", text)
+		if l.Msg != "shutdown" || l.Step == "" {
+			continue
+		}
+		require.NotNil(t, l.Duration, "%s", text)
+		require.Positive(t, *l.Duration, "%s", text)
+		steps = append(steps, l.Step)
+	}
+	require.Equal(t, []string{
+		"finish requests", "stop background work", "write access marks", "close the read cache",
+		"close the gate", "close database connections", "flush telemetry",
+	}, steps)
 }
 
 func TestRunThatFailsLeavesNothingBehind(t *testing.T) {
