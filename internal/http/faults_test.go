@@ -42,6 +42,34 @@ func TestServiceThatIsNotUp(t *testing.T) {
 	}
 }
 
+// TestClosedStore asks every operation of a store that has been closed behind the
+// handlers, as for one that a shutdown has overtaken.
+func TestClosedStore(t *testing.T) {
+	t.Parallel()
+	for name, closes := range map[string]func(*bundle) error{
+		"gate":        func(b *bundle) error { b.gate.Close(); return nil },
+		"connections": func(b *bundle) error { return b.db.Close(b.t.Context()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, faulty)
+			b.stored("a", "1")
+			require.NoError(t, closes(b))
+			for _, operation := range operations {
+				a := operation.send(b)
+				switch {
+				case operation.noData:
+					a.is(http.StatusOK)
+				case operation.method == http.MethodHead:
+					a.is(http.StatusServiceUnavailable)
+				default:
+					a.fails(http.StatusServiceUnavailable, "shutting_down")
+				}
+			}
+		})
+	}
+}
+
 // TestStartingServiceHasNoStore makes sure that nothing is asked of a store that
 // is not there yet.
 func TestStartingServiceHasNoStore(t *testing.T) {

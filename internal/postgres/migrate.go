@@ -53,6 +53,7 @@ type Migrator struct {
 	m      *migrate.Migrate
 	driver database.Driver
 	latest int
+	closed bool
 }
 
 // NewMigrator connects to the database of dsn. The caller must Close it.
@@ -90,6 +91,9 @@ func newMigrator(ctx context.Context, dsn string, connectTimeout time.Duration, 
 
 // Version says where the schema stands.
 func (m *Migrator) Version() (SchemaVersion, error) {
+	if m.closed {
+		return SchemaVersion{}, ErrClosed
+	}
 	version, dirty, err := m.driver.Version()
 	if err != nil {
 		return SchemaVersion{}, fmt.Errorf("postgres: read the version of the schema: %w", err)
@@ -147,6 +151,9 @@ func (m *Migrator) Down(n int) error {
 // Force sets the version without running anything and clears the dirty mark: for
 // a person who has looked at a failed migration. Version 0 stands for none.
 func (m *Migrator) Force(version int) error {
+	if m.closed {
+		return ErrClosed
+	}
 	if version < 0 || version > m.latest {
 		return fmt.Errorf("postgres: there is no version %d, only 0 … %d", version, m.latest)
 	}
@@ -156,8 +163,13 @@ func (m *Migrator) Force(version int) error {
 	return m.translate(m.m.Force(version))
 }
 
-// Close closes the connection.
+// Close closes the connection. Afterwards everything else returns ErrClosed. It may
+// be called more than once.
 func (m *Migrator) Close() error {
+	if m.closed {
+		return nil
+	}
+	m.closed = true
 	sourceErr, databaseErr := m.m.Close()
 	return errors.Join(sourceErr, databaseErr)
 }

@@ -489,6 +489,24 @@ func TestMigratorThatFailsClosesItsConnection(t *testing.T) {
 	requireOurs(t, conn, 0)
 }
 
+func TestClosedMigratorSaysSo(t *testing.T) {
+	t.Parallel()
+	dsn := pgtest.Empty(t)
+	m := migrator(t, dsn, small())
+	require.NoError(t, m.Close())
+	require.NoError(t, m.Close(), "more than once")
+	_, err := m.Version()
+	require.ErrorIs(t, err, postgres.ErrClosed)
+	for name, use := range map[string]func() error{
+		"Check": m.Check, "Up": m.Up,
+		"Down":  func() error { return m.Down(1) },
+		"Force": func() error { return m.Force(1) },
+	} {
+		require.ErrorIs(t, use(), postgres.ErrClosed, name)
+	}
+	requireOurs(t, pgtest.Connect(t, dsn), 0)
+}
+
 func TestMigratorNeedsMigrations(t *testing.T) {
 	t.Parallel()
 	_, err := postgres.NewMigratorOf(t.Context(), "postgres://nowhere", connectTimeout, fstest.MapFS{})

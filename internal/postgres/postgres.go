@@ -18,7 +18,7 @@ import (
 	"github.com/stockroom/stockroom/internal/conntrack"
 )
 
-// ErrClosed says that the database manager has been closed.
+// ErrClosed says that the pool, or the migrator, has been closed.
 var ErrClosed = errors.New("postgres: closed")
 
 // ErrBadDSN says that the connection string cannot be read. Its text leaves out

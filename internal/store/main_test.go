@@ -40,6 +40,7 @@ type bundle struct {
 	t     testing.TB
 	dsn   string
 	gate  *limit.Gate
+	db    *postgres.DB // that was opened last
 	units *txn.Manager
 	*store.Store
 	other *pgx.Conn
@@ -64,6 +65,7 @@ func (b *bundle) open(conns int32) *txn.Manager {
 	b.t.Helper()
 	db, err := postgres.Open(postgres.Config{DSN: b.dsn, MaxConns: conns, ConnectTimeout: soon})
 	require.NoError(b.t, err)
+	b.db = db
 	b.t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), soon)
 		defer cancel()

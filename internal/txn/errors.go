@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/stockroom/stockroom/internal/limit"
 	"github.com/stockroom/stockroom/internal/postgres"
 )
 
@@ -71,6 +72,18 @@ func unavailable(ctx context.Context, doing string, err error) error {
 		return err
 	}
 	return fmt.Errorf("%w: %s: %w", ErrUnavailable, doing, err)
+}
+
+// errNoSlot marks the errors of the gate: they say nothing of the database.
+var errNoSlot = errors.New("txn: no slot")
+
+// noSlot gives an error of the gate its meaning: that it has been closed is the
+// same to callers as that the connections have.
+func noSlot(err error) error {
+	if errors.Is(err, limit.ErrClosed) {
+		return fmt.Errorf("%w: %w: %w", ErrClosed, errNoSlot, err)
+	}
+	return fmt.Errorf("%w: %w", errNoSlot, err)
 }
 
 // commitError gives an error of COMMIT its meaning. Only an answer of the

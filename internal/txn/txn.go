@@ -37,7 +37,7 @@ var (
 	// ErrContention says that other transactions were in the way for as many
 	// times as a unit is tried; nothing of it has been committed.
 	ErrContention = errors.New("txn: too much contention")
-	// ErrClosed says that the connections have been closed.
+	// ErrClosed says that the connections or the gate have been closed.
 	ErrClosed = errors.New("txn: closed")
 	// ErrNested says that a unit was begun inside another one.
 	ErrNested = errors.New("txn: a unit of work inside a unit of work")
@@ -99,15 +99,12 @@ func (m *Manager) Observe(metrics *telemetry.Metrics, tracer trace.Tracer) *Mana
 	return m
 }
 
-// errNoSlot marks the errors of the gate: they say nothing of the database.
-var errNoSlot = errors.New("txn: no slot")
-
 // acquire takes a slot and a connection. The caller must call release.
 func (m *Manager) acquire(ctx context.Context) (conn *pgxpool.Conn, release func(), err error) {
 	slot := takeSlot(ctx)
 	if slot == nil && m.gate != nil {
 		if slot, err = m.gate.Acquire(ctx); err != nil {
-			return nil, nil, fmt.Errorf("%w: %w", errNoSlot, err)
+			return nil, nil, noSlot(err)
 		}
 		m.metrics.SlotWaited(ctx, slot.Waited())
 	}

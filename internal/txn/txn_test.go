@@ -669,7 +669,9 @@ func TestNoSlot(t *testing.T) {
 		return nil
 	}))
 	b.gate.Close()
-	require.ErrorIs(t, b.Do(t.Context(), ran), limit.ErrClosed)
+	err := b.Do(t.Context(), ran)
+	require.ErrorIs(t, err, limit.ErrClosed)
+	require.ErrorIs(t, err, txn.ErrClosed, "whatever has been closed, it is one error to callers")
 	b.gate = limit.NewGate(1, 0, soon) // for the check at the end
 }
 
