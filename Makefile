@@ -73,6 +73,13 @@ soak: ## break things under load and judge every answer: DURATION= (10m), SEED=
 	@[ -n "$${TEST_DATABASE_URL:-}" ] || scripts/ensure-postgres.sh
 	go run ./test/soak -duration '$(DURATION)' -seed '$(SEED)'
 
+# Without the race detector, and one test alone: more load for the same time.
+.PHONY: load
+load: DURATION = 60s
+load: ## 500 clients against 2 slots, in three settings, each for DURATION (60s)
+	@[ -n "$${TEST_DATABASE_URL:-}" ] || scripts/ensure-postgres.sh
+	STOCKROOM_LOAD_DURATION='$(DURATION)' go test -count=1 -timeout 0 -v -run '^TestLoad$$' ./internal/app
+
 .PHONY: lint
 lint: lint/go lint/openapi ## check the code and openapi.yaml
 

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/metrics"
 	"strconv"
 	"strings"
 	"sync"
@@ -158,13 +159,14 @@ func eventually(t *testing.T, what string, done func() bool) {
 	}
 }
 
-// heap measures the memory that is in use.
+// heap measures the memory that is in use, without what has come to be garbage
+// since it was looked at.
 func heap() uint64 {
 	runtime.GC()
 	runtime.GC() // what the first one has only given to finalizers and pools
-	var stats runtime.MemStats
-	runtime.ReadMemStats(&stats)
-	return stats.HeapAlloc
+	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	metrics.Read(live)
+	return live[0].Value.Uint64()
 }
 
 func TestRunLeavesNothingBehind(t *testing.T) {

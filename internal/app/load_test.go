@@ -7,7 +7,9 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,7 +28,45 @@ const (
 	loadSlots   = 2
 	// pause is what a client that is sent away waits: a tenth of what it is told to.
 	pause = 100 * time.Millisecond
+	// loadDuration is how long it lasts, unless the environment says otherwise.
+	loadDuration = 1500 * time.Millisecond
 )
+
+// durationOfLoad is loadDuration or what `make load` asks for.
+func durationOfLoad(t *testing.T) time.Duration {
+	t.Helper()
+	text := os.Getenv("STOCKROOM_LOAD_DURATION")
+	if text == "" {
+		return loadDuration
+	}
+	duration, err := time.ParseDuration(text)
+	require.NoError(t, err)
+	return duration
+}
+
+// looks is how often the memory is looked at while there is load.
+const looks = 8
+
+// watchHeap measures the memory that is in use while there is load, for as long as
+// that lasts. It returns the least of it in the second and in the last quarter: the
+// first is for connections to open and pools to fill.
+func watchHeap(duration time.Duration) (result func() (early, late uint64)) {
+	var used [looks]uint64
+	done := make(chan struct{})
+	ticker := time.NewTicker(duration / looks)
+	go func() {
+		defer close(done)
+		defer ticker.Stop()
+		for n := range used {
+			<-ticker.C
+			used[n] = heap()
+		}
+	}()
+	return func() (uint64, uint64) {
+		<-done
+		return slices.Min(used[looks/4 : looks/2]), slices.Min(used[looks*3/4:])
+	}
+}
 
 // underLoad is a service for tests of load: reads go to the database, and nothing
 // but requests does.
@@ -37,7 +77,9 @@ func underLoad(t *testing.T, variables map[string]string) *instance {
 		"STOCKROOM_ACCESS_FLUSH_INTERVAL": "1h", "STOCKROOM_SWEEP_INTERVAL": "1h",
 	}
 	maps.Copy(environ, variables)
-	return launch(t, environ)
+	i := launch(t, environ)
+	i.log.skip(`"msg":"request"`, `"code":"busy"`)
+	return i
 }
 
 // tally is what came of many requests.
@@ -151,6 +193,7 @@ func atOnce(n int, f func(client int)) {
 func TestLoad(t *testing.T) {
 	pgtest.New(t) // PostgreSQL runs
 	goroutines := runtime.NumGoroutine()
+	duration := durationOfLoad(t)
 	for name, tc := range map[string]struct {
 		timeout time.Duration
 		length  int
@@ -168,7 +211,8 @@ func TestLoad(t *testing.T) {
 			bound := tc.timeout + time.Second + i.pace(t)
 			var total tally
 			written := make([]int, loadClients)
-			end := time.Now().Add(1500 * time.Millisecond)
+			memory := watchHeap(duration)
+			end := time.Now().Add(duration)
 			atOnce(loadClients, func(client int) {
 				own := fmt.Sprintf("/v1/items/own-%d", client)
 				for n := 0; n == 0 || time.Now().Before(end); n++ {
@@ -200,8 +244,12 @@ func TestLoad(t *testing.T) {
 				}
 			})
 			most, samples := stop()
-			t.Logf("%v, the slowest after %v of %v; at most %d sessions at work in %d samples", total.answers, total.slowest, bound, most, samples)
+			early, late := memory()
+			t.Logf("%d clients, %d slots, %v: %v; the slowest after %v of %v; at most %d sessions at work in %d samples; heap %.1f MiB, then %.1f MiB",
+				loadClients, loadSlots, duration, total.answers, total.slowest.Round(time.Millisecond), bound.Round(time.Millisecond),
+				most, samples, float64(early)/(1<<20), float64(late)/(1<<20))
 			require.Empty(t, total.wrong)
+			require.LessOrEqual(t, late, early+early/10+1<<20, "memory grows")
 			require.LessOrEqual(t, most, loadSlots)
 			require.Greater(t, samples, 10)
 			if tc.length < loadClients-loadSlots {

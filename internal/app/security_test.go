@@ -147,6 +147,7 @@ type record struct {
 	read    int // bytes of the text that are in lines
 	lines   []line
 	changed chan struct{} // closed at the next line
+	skipped [][]byte
 }
 
 func newRecord() *record { return &record{changed: make(chan struct{})} }
@@ -154,9 +155,22 @@ func newRecord() *record { return &record{changed: make(chan struct{})} }
 func (r *record) Write(text []byte) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if slices.ContainsFunc(r.skipped, func(part []byte) bool { return bytes.Contains(text, part) }) {
+		return len(text), nil
+	}
 	close(r.changed)
 	r.changed = make(chan struct{})
 	return r.text.Write(text)
+}
+
+// skip keeps lines with one of parts in them out from now on: with many requests
+// they would be all that the memory is needed for.
+func (r *record) skip(parts ...string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, part := range parts {
+		r.skipped = append(r.skipped, []byte(part))
+	}
 }
 
 func (r *record) String() string {

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"hash/crc32"
+	"strings"
 )
 
 // A cursor says behind which key a list goes on. It names the key, not a
@@ -18,7 +19,8 @@ func newCursor(scope, after string) string {
 
 func parseCursor(scope, cursor string) (after string, err error) {
 	raw, decodeErr := base64.RawURLEncoding.Strict().DecodeString(cursor)
-	if decodeErr != nil || len(raw) < crc32.Size {
+	// However strict it is, the decoder skips line ends.
+	if decodeErr != nil || len(raw) < crc32.Size || strings.ContainsAny(cursor, "\r\n") {
 		return "", errCursor
 	}
 	after = string(raw[crc32.Size:])
