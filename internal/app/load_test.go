@@ -116,15 +116,16 @@ func (c *tally) count(r reply, took, bound time.Duration) {
 	}
 }
 
-// watch samples who works in the database for the service until the test says
-// stop, and returns how many at most did at once.
-func (i *instance) watch(t *testing.T) (stop func() (most, samples int)) {
+// watch samples what is done in the database for the service until the test says
+// stop, and returns the most that was at once.
+func (i *instance) watch(t *testing.T) (stop func() (most []string, samples int)) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), i.dsn)
 	require.NoError(t, err)
 	type result struct {
-		most, samples int
-		err           error
+		most    []string
+		samples int
+		err     error
 	}
 	quit, ended := make(chan struct{}), make(chan result, 1)
 	go func() {
@@ -141,18 +142,21 @@ func (i *instance) watch(t *testing.T) (stop func() (most, samples int)) {
 			}
 			// Sessions are looked at one after the other: only those that had begun
 			// before the first look were at work together. What reads the counters
-			// alone is the background's own.
-			var n int
-			r.err = conn.QueryRow(context.Background(), `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-				AND application_name = 'stockroom' AND state <> 'idle' AND xact_start <= statement_timestamp()
-				AND query NOT LIKE 'SELECT sum(component_items)%'`).Scan(&n)
+			// alone, and asks first whether its connection still is one, is the
+			// background's own.
+			var queries []string
+			r.err = conn.QueryRow(context.Background(), `SELECT coalesce(array_agg(query), '{}') FROM pg_stat_activity
+				WHERE datname = current_database() AND application_name = 'stockroom' AND state <> 'idle'
+				AND xact_start < statement_timestamp() AND query NOT LIKE 'SELECT sum(component_items)%' AND query <> '-- ping'`).Scan(&queries)
 			if r.err != nil {
 				return
 			}
-			r.most, r.samples = max(r.most, n), r.samples+1
+			if r.samples++; len(queries) > len(r.most) {
+				r.most = queries
+			}
 		}
 	}()
-	return func() (int, int) {
+	return func() ([]string, int) {
 		t.Helper()
 		close(quit)
 		r := <-ended
@@ -247,10 +251,10 @@ func TestLoad(t *testing.T) {
 			early, late := memory()
 			t.Logf("%d clients, %d slots, %v: %v; the slowest after %v of %v; at most %d sessions at work in %d samples; heap %.1f MiB, then %.1f MiB",
 				loadClients, loadSlots, duration, total.answers, total.slowest.Round(time.Millisecond), bound.Round(time.Millisecond),
-				most, samples, float64(early)/(1<<20), float64(late)/(1<<20))
+				len(most), samples, float64(early)/(1<<20), float64(late)/(1<<20))
 			require.Empty(t, total.wrong)
 			require.LessOrEqual(t, late, early+early/10+1<<20, "memory grows")
-			require.LessOrEqual(t, most, loadSlots)
+			require.LessOrEqual(t, len(most), loadSlots, "%q", most)
 			require.Greater(t, samples, 10)
 			if tc.length < loadClients-loadSlots {
 				require.NotZero(t, total.answers["503 busy"], "who may not wait is told at once")
@@ -283,6 +287,7 @@ func TestLoad(t *testing.T) {
 			stats := i.stats()
 			require.LessOrEqual(t, stats.Pool.EmptyAcquires, int64(loadSlots+background), "somebody with a slot has waited for a connection")
 			require.LessOrEqual(t, stats.Pool.Total, int64(loadSlots+background))
+			require.EqualValues(t, total.answers["503 busy"], sum(samplesOf(i.metrics(), "stockroom_slot_rejections_total")), "to the count")
 			failed, _ := i.log.find(func(l line) bool { return l["level"] == "ERROR" && l["code"] != "busy" })
 			require.Empty(t, failed)
 		})

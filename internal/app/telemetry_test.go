@@ -59,6 +59,13 @@ func samplesOf(samples map[string]int64, names ...string) map[string]int64 {
 	return found
 }
 
+func sum(values map[string]int64) (n int64) {
+	for _, value := range values {
+		n += value
+	}
+	return n
+}
+
 // shows waits until the metrics of some names are exactly these: what a request
 // counts, it counts a moment after its answer.
 func (i *instance) shows(want map[string]int64, names ...string) {
@@ -170,14 +177,7 @@ func TestMetricsCountEveryRequest(t *testing.T) {
 	until(t, "everything is counted", func() bool {
 		got = samplesOf(i.metrics(), "http_server_request_duration_seconds_count")
 		maps.DeleteFunc(got, func(sample string, _ int64) bool { return strings.Contains(sample, `http_route="/metrics"`) })
-		var n, all int64
-		for _, value := range got {
-			n += value
-		}
-		for _, value := range want {
-			all += value
-		}
-		return n >= all
+		return sum(got) >= sum(want)
 	})
 	require.Equal(t, want, got)
 }
@@ -274,12 +274,6 @@ func TestCountersSayWhatHappened(t *testing.T) {
 
 	// /v1/stats says the same.
 	stats := i.stats()
-	sum := func(values map[string]int64) (n int64) {
-		for _, value := range values {
-			n += value
-		}
-		return n
-	}
 	require.Equal(t, sum(hits), stats.Hits)
 	require.Equal(t, sum(misses), stats.Misses)
 	require.InDelta(t, float64(stats.Hits)/float64(stats.Hits+stats.Misses), stats.HitRatio, 1e-9)
