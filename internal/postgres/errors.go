@@ -2,35 +2,112 @@ package postgres
 
 import (
 	"errors"
-	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// infrastructureStates are the SQLSTATEs, and classes of them (PostgreSQL,
-// appendix A), in which the database itself cannot work, whatever the statement was.
-var infrastructureStates = []string{
-	"08",                      // connection exception
-	"25006",                   // read-only transaction: a primary that has become a standby
-	"53",                      // insufficient resources: disk full, too many connections
-	"57014",                   // cancelled, by an administrator or a timeout of the database's own
-	"57P01", "57P02", "57P03", // shutting down, crashed, starting up
-	"57P05",          // idle session timeout
-	"58",             // system error: I/O
-	"XX001", "XX002", // data or index corrupted
+// Meaning is what an error that PostgreSQL answers with says of the database.
+type Meaning int
+
+// The meanings of errors. What a transaction makes of them is in package txn.
+const (
+	// Refused is the statement's own affair: the database works.
+	Refused Meaning = iota
+	// Conflict says that another transaction was in the way: the same one may
+	// succeed when it is tried again.
+	Conflict
+	// Unavailable says that the database cannot work now, whatever it was asked.
+	Unavailable
+	// Full says that there is no room: it cannot be written, but still be read.
+	Full
+	// Cancelled is what a statement ends with that its caller has called off. Where
+	// nobody has, an administrator or a timeout of the database's own did, and it is
+	// Unavailable.
+	Cancelled
+	// LockTimeout may be the end of a wait that its caller has called off, too.
+	// Where nobody has, it is Refused.
+	LockTimeout
+)
+
+// meanings is the one table of what SQLSTATEs (PostgreSQL, appendix A) mean, by
+// class and, for those that stand out of their class, whole. Classes that are not
+// in it, which extensions make, are Refused.
+var meanings = map[string]Meaning{
+	"00":    Refused,     // successful completion
+	"01":    Refused,     // warning
+	"02":    Refused,     // no data
+	"03":    Refused,     // SQL statement not yet complete
+	"08":    Unavailable, // connection exception
+	"09":    Refused,     // triggered action exception
+	"0A":    Refused,     // feature not supported
+	"0B":    Refused,     // invalid transaction initiation
+	"0F":    Refused,     // locator exception
+	"0L":    Refused,     // invalid grantor
+	"0P":    Refused,     // invalid role specification
+	"0Z":    Refused,     // diagnostics exception
+	"10":    Refused,     // XQuery error
+	"20":    Refused,     // case not found
+	"21":    Refused,     // cardinality violation
+	"22":    Refused,     // data exception
+	"23":    Refused,     // integrity constraint violation
+	"24":    Refused,     // invalid cursor state
+	"25":    Refused,     // invalid transaction state
+	"25006": Unavailable, // read-only transaction: a primary that has become a standby
+	"25P03": Unavailable, // idle in transaction for too long: the session is ended
+	"25P04": Unavailable, // transaction timeout: likewise
+	"26":    Refused,     // invalid SQL statement name
+	"27":    Refused,     // triggered data change violation
+	"28":    Refused,     // invalid authorization specification
+	"2B":    Refused,     // dependent privilege descriptors still exist
+	"2D":    Refused,     // invalid transaction termination
+	"2F":    Refused,     // SQL routine exception
+	"34":    Refused,     // invalid cursor name
+	"38":    Refused,     // external routine exception
+	"39":    Refused,     // external routine invocation exception
+	"3B":    Refused,     // savepoint exception
+	"3D":    Refused,     // invalid catalog name
+	"3F":    Refused,     // invalid schema name
+	"40":    Refused,     // transaction rollback
+	"40001": Conflict,    // serialization failure
+	"40P01": Conflict,    // deadlock detected
+	"42":    Refused,     // syntax error or access rule violation
+	"44":    Refused,     // WITH CHECK OPTION violation
+	"53":    Unavailable, // insufficient resources: memory, connections
+	"53100": Full,        // disk full
+	"54":    Refused,     // program limit exceeded
+	"55":    Refused,     // object not in prerequisite state
+	"55P03": LockTimeout, // lock not available
+	"57":    Unavailable, // operator intervention: shutting down, crashed, starting up
+	"57014": Cancelled,   // query canceled
+	"58":    Unavailable, // system error: I/O
+	"72":    Refused,     // snapshot too old
+	"F0":    Refused,     // configuration file error
+	"HV":    Refused,     // foreign data wrapper error
+	"P0":    Refused,     // PL/pgSQL error
+	"XX":    Refused,     // internal error: of this statement, for all that is known
+	"XX001": Unavailable, // data corrupted
+	"XX002": Unavailable, // index corrupted
+}
+
+// MeaningOf returns what a SQLSTATE means.
+func MeaningOf(state string) Meaning {
+	if meaning, ok := meanings[state]; ok {
+		return meaning
+	}
+	return meanings[state[:min(2, len(state))]]
 }
 
 // IsInfrastructure tells whether err is an answer of the database that says that
-// it cannot work now, whatever it was asked to do.
+// it cannot do now what it was asked to, whatever that was.
 func IsInfrastructure(err error) bool {
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok {
 		return false
 	}
-	for _, state := range infrastructureStates {
-		if strings.HasPrefix(pgErr.Code, state) {
-			return true
-		}
+	switch MeaningOf(pgErr.Code) {
+	case Unavailable, Full, Cancelled:
+		return true
+	case Refused, Conflict, LockTimeout:
 	}
 	return false
 }

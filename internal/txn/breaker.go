@@ -8,6 +8,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/sony/gobreaker/v2"
+
+	"github.com/stockroom/stockroom/internal/postgres"
 )
 
 // ErrBreakerOpen says that the circuit breaker lets nobody near the database for
@@ -102,7 +104,7 @@ func outcomeOf(err error) outcome {
 		return success
 	case errors.Is(err, errNoSlot), errors.Is(err, ErrClosed):
 		return neither // it was not asked
-	case errors.As(err, &pgErr) && pgErr.Code == stateDiskFull:
+	case errors.As(err, &pgErr) && postgres.MeaningOf(pgErr.Code) == postgres.Full:
 		return success // it can still be read
 	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrCommitUnknown):
 		return failure

@@ -12,15 +12,6 @@ import (
 	"github.com/stockroom/stockroom/internal/postgres"
 )
 
-// SQLSTATEs (PostgreSQL, appendix A) that mean something to a unit of work.
-const (
-	stateSerializationFailure = "40001"
-	stateDeadlockDetected     = "40P01"
-	stateQueryCanceled        = "57014"
-	stateLockNotAvailable     = "55P03"
-	stateDiskFull             = "53100"
-)
-
 // conflictOf returns the SQLSTATE of err where that says that the same
 // transaction may succeed when it is tried again.
 func conflictOf(err error) (state string, conflict bool) {
@@ -28,7 +19,7 @@ func conflictOf(err error) (state string, conflict bool) {
 	if !errors.As(err, &pgErr) {
 		return "", false
 	}
-	return pgErr.Code, pgErr.Code == stateSerializationFailure || pgErr.Code == stateDeadlockDetected
+	return pgErr.Code, postgres.MeaningOf(pgErr.Code) == postgres.Conflict
 }
 
 // classify gives an error of a unit's function its meaning; conn is the unit's
@@ -50,8 +41,9 @@ func classify(ctx context.Context, conn *pgx.Conn, err error) error {
 
 // classifyAnswer is classify for an answer of the database.
 func classifyAnswer(ctx context.Context, pgErr *pgconn.PgError, err error) error {
+	meaning := postgres.MeaningOf(pgErr.Code)
 	switch {
-	case (pgErr.Code == stateQueryCanceled || pgErr.Code == stateLockNotAvailable) && ctx.Err() != nil:
+	case (meaning == postgres.Cancelled || meaning == postgres.LockTimeout) && ctx.Err() != nil:
 		return fmt.Errorf("%w: %w", ctx.Err(), err)
 	case postgres.IsInfrastructure(err):
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
