@@ -382,12 +382,15 @@ func TestMigratorWaitsForOneThatIsRunning(t *testing.T) {
 	exec(t, conn, `SELECT pg_advisory_lock($1)`, gate)
 	errs := make(chan error, 2)
 	go func() { errs <- first.Up() }()
-	await(t, conn, `SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted`)
+	// Locks of other tests' databases are of the same server.
+	const waiting = ` FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+		AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`
+	await(t, conn, `SELECT count(*) = 1`+waiting)
 	require.False(t, scan[bool](t, conn, `SELECT dirty FROM schema_migrations`), "should it be killed now, nothing is to be mended")
 
 	go func() { errs <- second.Up() }()
 	// It has either asked for its turn or given up.
-	await(t, conn, `SELECT count(*) = 2 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted`, errs)
+	await(t, conn, `SELECT count(*) = 2`+waiting, errs)
 	exec(t, conn, `SELECT pg_advisory_unlock($1)`, gate)
 	for range cap(errs) {
 		require.NoError(t, receive(t, errs))
