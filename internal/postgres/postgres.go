@@ -212,8 +212,12 @@ func (db *DB) Close(ctx context.Context) error {
 	case <-done:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("postgres: %d connections are still in use: %w", db.pool.Stat().AcquiredConns(), ctx.Err())
 	}
+	if n := db.pool.Stat().AcquiredConns(); n > 0 {
+		return fmt.Errorf("postgres: %d connections are still in use: %w", n, ctx.Err())
+	}
+	return fmt.Errorf("postgres: the database has not ended its sessions: %w", ctx.Err())
+
 }
 
 // releases is told of connections that are given back. As a tracer it has to look
