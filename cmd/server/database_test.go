@@ -96,7 +96,8 @@ func TestDatabaseThatFreezes(t *testing.T) {
 	t.Parallel()
 	database := newForwarder(t, pgtest.New(t))
 	database.up(noTrouble)
-	s := startReady(t, newDataDir(t), on(database.dsn), "STOCKROOM_REQUEST_TIMEOUT=500ms", "STOCKROOM_BREAKER_TIMEOUT=100ms")
+	s := startReady(t, newDataDir(t), on(database.dsn), "STOCKROOM_REQUEST_TIMEOUT=500ms", "STOCKROOM_BREAKER_TIMEOUT=100ms",
+		"STOCKROOM_ACCESS_FLUSH_INTERVAL=1h")
 	require.Equal(t, http.StatusCreated, s.put("/v1/items/a", "1").status)
 	database.up(frozen)
 	begin := time.Now()
@@ -109,11 +110,15 @@ func TestDatabaseThatFreezes(t *testing.T) {
 	s.awaitReady()
 	s.eventually("it works again", func() bool { return s.put("/v1/items/a", "3").status == http.StatusOK })
 
-	// It cannot say goodbye, but it goes.
+	// It cannot write the last accesses or say goodbye, and says so, but it goes.
+	require.Equal(t, "3", s.get("/v1/items/a").body)
 	database.up(frozen)
 	s.signal(syscall.SIGTERM)
-	_, took := s.wait(soon)
+	code, took := s.wait(soon)
 	t.Logf("stopped after %s", took)
+	require.Less(t, took, 8*time.Second)
+	require.Equal(t, exitFailure, code)
+	require.Contains(t, s.out.String(), "the accesses to 1 items are not written")
 }
 
 func TestPasswordIsWrittenNowhere(t *testing.T) {

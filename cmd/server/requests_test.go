@@ -26,7 +26,7 @@ func TestRequestsInFlightAreAnswered(t *testing.T) {
 	t.Parallel()
 	dsn := pgtest.New(t)
 	// More requests than slots: those that wait for one are in flight as well.
-	const requests, slots = 20, 16
+	const requests, slots = 100, 16
 	s := startReady(t, newDataDir(t), on(dsn), longGrace, fmt.Sprint("STOCKROOM_DB_MAX_CONCURRENCY=", slots))
 	conn := pgtest.Connect(t, dsn)
 	goOn := holdUp(t, dsn)

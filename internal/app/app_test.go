@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/metrics"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -256,6 +257,34 @@ func requireSteps(t *testing.T, log string) {
 		"finish requests", "stop background work", "write access marks", "close the read cache",
 		"close the gate", "close database connections", "flush telemetry",
 	}, steps)
+}
+
+// A database that is slow is waited for longer than one that does not answer.
+func TestLastAccessesAreWrittenByABusyDatabase(t *testing.T) {
+	t.Parallel()
+	i := launch(t, map[string]string{"STOCKROOM_ACCESS_FLUSH_INTERVAL": "1h"})
+	i.must(http.MethodPut, "/v1/items/a", "1")
+	i.must(http.MethodGet, "/v1/items/a", "")
+	conn := pgtest.Connect(t, i.dsn)
+	b := i.block(t, "LOCK TABLE entries IN EXCLUSIVE MODE")
+	stopped := make(chan error, 1)
+	go func() { stopped <- i.stop() }()
+	var begun []int // transactions, by when
+	until(t, "it has waited for the lock, and does so again", func() bool {
+		var at int
+		err := conn.QueryRow(t.Context(), `SELECT coalesce(max(extract(epoch FROM xact_start) * 1e6), 0)::bigint FROM pg_stat_activity
+			WHERE datname = current_database() AND application_name = 'stockroom' AND cardinality(pg_blocking_pids(pid)) > 0`).Scan(&at)
+		require.NoError(t, err)
+		if at != 0 && !slices.Contains(begun, at) {
+			begun = append(begun, at)
+		}
+		return len(begun) == 2
+	})
+	b.end("ROLLBACK")
+	require.NoError(t, <-stopped)
+	var accesses int
+	require.NoError(t, conn.QueryRow(t.Context(), "SELECT access_count FROM entries WHERE key = 'a'").Scan(&accesses))
+	require.Equal(t, 2, accesses, "one each for a write and a read")
 }
 
 func TestRunThatFailsLeavesNothingBehind(t *testing.T) {

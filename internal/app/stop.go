@@ -15,9 +15,13 @@ type step struct {
 	stop    func(context.Context) error
 }
 
-// stepTimeout bounds each step of the shutdown besides waiting for requests and
-// for the embedded database.
-const stepTimeout = 10 * time.Second
+const (
+	// stepTimeout bounds each step of the shutdown besides waiting for requests and
+	// for the embedded database.
+	stepTimeout = 10 * time.Second
+	// answerTimeout is how long a database that does not answer at all is waited for.
+	answerTimeout = 2 * time.Second
+)
 
 // stop stops what has been started, each step only after the one before it. It
 // goes on after a failure, and returns them all.
@@ -26,11 +30,12 @@ func (a *App) stop() error {
 	grace := a.cfg.ShutdownGrace
 	steps := []step{
 		{"finish requests", a.server != nil, grace + drainMargin, func(ctx context.Context) error { return a.server.drain(ctx, grace) }},
-		{"stop background work", a.janitor != nil, stepTimeout, func(context.Context) error { a.janitor.Close(); return nil }},
-		{"write access marks", a.background != nil, stepTimeout, func(ctx context.Context) error { return a.background.FlushMarks(ctx) }},
+		{"stop background work", a.janitor != nil, stepTimeout, a.stopJobs},
+		{"write access marks", a.background != nil, stepTimeout, a.writeMarks},
 		{"close the read cache", a.cache != nil, stepTimeout, func(context.Context) error { a.cache.Close(); return nil }},
 		{"close the gate", a.gate != nil, stepTimeout, func(context.Context) error { a.gate.Close(); return nil }},
-		{"close database connections", a.db != nil, stepTimeout, func(ctx context.Context) error { return a.db.Close(ctx) }},
+		// Nobody uses one any more, so that this takes no longer than a goodbye.
+		{"close database connections", a.db != nil, answerTimeout, func(ctx context.Context) error { return a.db.Close(ctx) }},
 		{"stop the embedded PostgreSQL", a.embedded != nil, time.Minute, func(ctx context.Context) error { return a.embedded.Stop(ctx) }},
 		{"flush telemetry", a.telemetry != nil, stepTimeout, func(ctx context.Context) error { return a.telemetry.Shutdown(ctx) }},
 	}
@@ -54,6 +59,42 @@ func (a *App) stop() error {
 		failures = append(failures, leaked)
 	}
 	return errors.Join(failures...)
+}
+
+// stopJobs calls off what runs by the clock and waits for its end.
+func (a *App) stopJobs(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		a.janitor.Close()
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("a job has not ended: %w", ctx.Err())
+	}
+}
+
+// writeMarks writes the accesses gathered last, for as long as that takes within
+// the step while the database answers. Where it does not, they are lost.
+func (a *App) writeMarks(ctx context.Context) error {
+	for {
+		err := within(ctx, answerTimeout, a.background.FlushMarks)
+		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+			return err
+		}
+		if within(ctx, answerTimeout/2, a.db.Ping) != nil {
+			return err
+		}
+	}
+}
+
+// within calls do with a context that ends after d.
+func within(ctx context.Context, d time.Duration, do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	return do(ctx)
 }
 
 // leakedConnections logs the connections that are open although everything has

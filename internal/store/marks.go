@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -78,8 +79,9 @@ func (s *Store) FlushMarks(ctx context.Context) error {
 			part[key] = mark
 		}
 		if err := s.applyMarks(ctx, part); err != nil {
+			n := len(taken)
 			s.marks.putBack(taken)
-			return err
+			return fmt.Errorf("the accesses to %d items are not written: %w", n, err)
 		}
 		for key := range part {
 			delete(taken, key)
