@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,6 +25,7 @@ import (
 // anything from a request.
 type Metrics struct {
 	requests    httpconv.ServerRequestDuration
+	labels      requestLabels
 	cacheHits   metric.Int64Counter
 	cacheMisses metric.Int64Counter
 	slotWaits   metric.Float64Histogram
@@ -130,15 +132,56 @@ type Request struct {
 
 // RequestDone counts a request.
 func (m *Metrics) RequestDone(ctx context.Context, r Request) {
-	var attrs []attribute.KeyValue
-	if r.Route != "" {
-		attrs = append(attrs, m.requests.AttrRoute(r.Route))
+	m.requests.Inst().Record(ctx, r.Duration.Seconds(), m.labels.of(requestKind{knownMethod(r.Method), r.Scheme, r.Route, r.Status})...)
+}
+
+// requestKind is what requests are told apart by. There are few, since nothing in it
+// is up to callers.
+type requestKind struct {
+	method httpconv.RequestMethodAttr
+	scheme string
+	route  string
+	status int
+}
+
+// requestLabels keeps the labels of each kind of request: making them anew would be
+// most of what it costs to count one.
+type requestLabels struct {
+	mu     sync.RWMutex
+	byKind map[requestKind][]metric.RecordOption
+}
+
+func (l *requestLabels) of(kind requestKind) []metric.RecordOption {
+	l.mu.RLock()
+	options, ok := l.byKind[kind]
+	l.mu.RUnlock()
+	if ok {
+		return options
 	}
-	attrs = append(attrs, m.requests.AttrResponseStatusCode(r.Status))
-	if r.Status >= http.StatusInternalServerError {
-		attrs = append(attrs, m.requests.AttrErrorType(httpconv.ErrorTypeAttr(strconv.Itoa(r.Status))))
+	options = []metric.RecordOption{metric.WithAttributeSet(kind.labels())}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.byKind == nil {
+		l.byKind = make(map[requestKind][]metric.RecordOption)
 	}
-	m.requests.Record(ctx, r.Duration.Seconds(), knownMethod(r.Method), r.Scheme, attrs...)
+	l.byKind[kind] = options
+	return options
+}
+
+func (k requestKind) labels() attribute.Set {
+	var named httpconv.ServerRequestDuration // it has the names
+	attrs := []attribute.KeyValue{
+		semconv.HTTPRequestMethodKey.String(string(k.method)),
+		semconv.URLScheme(k.scheme),
+		named.AttrResponseStatusCode(k.status),
+	}
+	if k.route != "" {
+		attrs = append(attrs, named.AttrRoute(k.route))
+	}
+	if k.status >= http.StatusInternalServerError {
+		attrs = append(attrs, named.AttrErrorType(httpconv.ErrorTypeAttr(strconv.Itoa(k.status))))
+	}
+	return attribute.NewSet(attrs...)
 }
 
 // knownMethod keeps made-up methods from becoming labels.

@@ -131,6 +131,27 @@ func TestNoMetrics(t *testing.T) {
 	m.RequestDone(t.Context(), Request{})
 }
 
+//nolint:paralleltest // it counts allocations
+func TestCountingARequestAllocatesNothing(t *testing.T) {
+	provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader()))
+	m, err := NewMetrics(provider.Meter(Scope))
+	require.NoError(t, err)
+	ctx := t.Context()
+	require.Zero(t, testing.AllocsPerRun(100, func() {
+		m.RequestDone(ctx, Request{Method: "GET", Scheme: "http", Route: "/v1/items/{key}", Status: 200, Duration: time.Millisecond})
+	}))
+}
+
+func BenchmarkRequestDone(b *testing.B) {
+	provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader()))
+	m, err := NewMetrics(provider.Meter(Scope))
+	require.NoError(b, err)
+	b.ReportAllocs()
+	for b.Loop() {
+		m.RequestDone(b.Context(), Request{Method: "GET", Scheme: "http", Route: "/v1/items/{key}", Status: 200, Duration: time.Millisecond})
+	}
+}
+
 func BenchmarkCacheHit(b *testing.B) {
 	provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader()))
 	m, err := NewMetrics(provider.Meter(Scope))
