@@ -113,7 +113,7 @@ func (g *Group[T]) enqueue(op *Op[T]) error {
 	if gate := g.manager.gate; gate != nil {
 		place, err := gate.Enter()
 		if err != nil {
-			return fmt.Errorf("%w: %w", errNoSlot, err)
+			return noSlot(err)
 		}
 		op.place = place
 	}
@@ -149,7 +149,7 @@ func (g *Group[T]) await(op *Op[T]) error {
 		}
 	case <-late:
 		if g.withdraw(op) {
-			return fmt.Errorf("%w: %w", errNoSlot, op.place.GiveUp())
+			return noSlot(op.place.GiveUp())
 		}
 	}
 	select {
@@ -204,12 +204,16 @@ func (g *Group[T]) work(slot *limit.Slot, ops []*Op[T]) {
 	}
 	for {
 		slot, err := g.awaitSlot()
-		if err != nil {
+		switch {
+		case errors.Is(err, errNobodyWaits): // whoever has come since needs a slot all the same
+		case err != nil:
 			g.refuse(err)
-		} else if ops := g.choose(); len(ops) > 0 {
-			g.perform(slot, ops)
-		} else if slot != nil {
-			slot.Release()
+		default:
+			if ops := g.choose(); len(ops) > 0 {
+				g.perform(slot, ops)
+			} else if slot != nil {
+				slot.Release()
+			}
 		}
 		if !g.goOn() {
 			return
@@ -228,8 +232,10 @@ func (g *Group[T]) goOn() bool {
 	return true
 }
 
-// awaitSlot waits for a slot as long as anything is queued; each operation sees to
-// it itself that it does not wait for too long.
+var errNobodyWaits = errors.New("txn: nobody waits any more")
+
+// awaitSlot waits for a slot as long as anything is queued, or else returns
+// errNobodyWaits; each operation sees to it itself that it does not wait for too long.
 func (g *Group[T]) awaitSlot() (*limit.Slot, error) {
 	if g.manager.gate == nil {
 		return nil, nil
@@ -242,7 +248,7 @@ func (g *Group[T]) awaitSlot() (*limit.Slot, error) {
 		if slot != nil {
 			slot.Release()
 		}
-		return nil, nil // nobody waits any more
+		return nil, errNobodyWaits
 	}
 	return slot, err
 }
@@ -252,7 +258,7 @@ func (g *Group[T]) refuse(err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, op := range g.queue {
-		op.Err = fmt.Errorf("%w: %w", errNoSlot, err)
+		op.Err = noSlot(err)
 		op.batch = new(batch)
 		close(op.done)
 	}
