@@ -217,7 +217,6 @@ func (db *DB) Close(ctx context.Context) error {
 		return fmt.Errorf("postgres: %d connections are still in use: %w", n, ctx.Err())
 	}
 	return fmt.Errorf("postgres: the database has not ended its sessions: %w", ctx.Err())
-
 }
 
 // releases is told of connections that are given back. As a tracer it has to look

@@ -19,6 +19,8 @@ import (
 
 // What SQLSTATEs mean, of each class that PostgreSQL has (appendix A) but 00, which
 // is no error, whether a statement or COMMIT fails with them.
+//
+//nolint:tparallel // the classes take turns at one connection
 func TestClassification(t *testing.T) {
 	t.Parallel()
 	type meaning int
