@@ -108,8 +108,8 @@ func outcomeOf(err error) outcome {
 		return success // it can still be read
 	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrCommitUnknown):
 		return failure
-	case errors.As(err, &pgErr):
-		return success // it answered, be it to a cancellation
+	case errors.As(err, &pgErr) && (!errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)):
+		return success // it answered, be it that it was called off when the time was up
 	case errors.Is(err, context.DeadlineExceeded):
 		return failure // it did not answer in time
 	case errors.Is(err, context.Canceled):

@@ -143,6 +143,21 @@ func TestBreakerProbes(t *testing.T) {
 	require.ErrorIs(t, b.Do(cancelled, b.mustNotRun), context.Canceled)
 	require.Equal(t, "half-open", breaker.State())
 
+	// Nor does one that is called off at work, although the database says that it was.
+	ctx, leave := context.WithCancel(t.Context())
+	probe := start(func() error {
+		return b.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
+			_, err := u.Exec(ctx, `SELECT pg_sleep(3600)`)
+			return err
+		})
+	})
+	b.await(`SELECT count(*) = 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'`)
+	leave()
+	err := receive(t, probe)
+	require.ErrorIs(t, err, context.Canceled)
+	requireState(t, err, "57014")
+	require.Equal(t, []string{"open", "half-open", "open", "half-open"}, c.all())
+
 	require.NoError(t, b.Do(b.within(soon), func(context.Context, *txn.Unit) error {
 		require.ErrorIs(t, b.Do(t.Context(), b.mustNotRun), txn.ErrBreakerOpen, "one probe at a time")
 		return nil
