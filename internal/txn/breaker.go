@@ -63,7 +63,8 @@ func (b *Breaker) refuses() bool {
 	case gobreaker.StateOpen:
 		return true
 	case gobreaker.StateHalfOpen:
-		return b.circuit.Counts().Requests > 0
+		counts := b.circuit.Counts()
+		return counts.Requests > counts.TotalExclusions // those that said nothing are over
 	default:
 		return false
 	}

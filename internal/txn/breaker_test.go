@@ -120,6 +120,33 @@ func TestBreakerIsForTheDatabaseOnly(t *testing.T) {
 	b.gate = limit.NewGate(1, 0, soon) // for the check at the end
 }
 
+// An operation of a group is a probe like any other, also after one that said nothing.
+func TestBreakerProbesByAGroup(t *testing.T) {
+	t.Parallel()
+	b := setup(t, 2)
+	breaker := txn.NewBreaker(1, 20*time.Millisecond, nil)
+	b.Guard(breaker)
+	group := txn.NewGroup(b.Manager, txn.GroupRules[int]{Workers: 1, Size: 1}, func(ctx context.Context, ops []*txn.Op[int]) {
+		ops[0].Err = b.Do(ctx, work)
+	})
+	require.Error(t, b.Do(t.Context(), lose))
+	require.ErrorIs(t, group.Do(t.Context(), 1), txn.ErrBreakerOpen)
+	require.Eventually(t, func() bool { return breaker.State() == "half-open" }, soon, time.Millisecond)
+	require.NoError(t, b.DoRepeatable(b.within(soon), func(context.Context, *txn.Unit) error {
+		require.ErrorIs(t, group.Do(t.Context(), 1), txn.ErrBreakerOpen, "one probe at a time")
+		return nil
+	}))
+	require.NoError(t, group.Do(t.Context(), 1))
+
+	require.Error(t, b.Do(t.Context(), lose))
+	require.Eventually(t, func() bool { return breaker.State() == "half-open" }, soon, time.Millisecond)
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, b.Do(cancelled, b.mustNotRun), context.Canceled)
+	require.NoError(t, group.Do(t.Context(), 1))
+	require.Equal(t, "closed", breaker.State())
+}
+
 func TestBreakerProbes(t *testing.T) {
 	t.Parallel()
 	b := setup(t, 2)
