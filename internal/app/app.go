@@ -25,6 +25,7 @@ import (
 	"github.com/stockroom/stockroom/internal/item"
 	"github.com/stockroom/stockroom/internal/janitor"
 	"github.com/stockroom/stockroom/internal/limit"
+	"github.com/stockroom/stockroom/internal/notice"
 	"github.com/stockroom/stockroom/internal/postgres"
 	"github.com/stockroom/stockroom/internal/readcache"
 	"github.com/stockroom/stockroom/internal/store"
@@ -33,12 +34,14 @@ import (
 )
 
 const (
-	// backgroundConnections are those beyond the slots, for what runs by the clock
-	// and for the readiness probe: nobody who holds a slot waits for a connection.
+	// backgroundConnections are those of the pool beyond the slots, for what runs by
+	// the clock and for the readiness probe: nobody who holds a slot waits for a
+	// connection. That of the notices is beside the pool.
 	backgroundConnections = 3
 	connectTimeout        = 5 * time.Second
 	usageInterval         = 5 * time.Second // of the metrics of what is stored
 	probeTimeout          = 2 * time.Second
+	helloTimeout          = 10 * time.Second
 	// firstRetry and lastRetry bound the waits between the attempts to reach a
 	// database that is down at the start.
 	firstRetry, lastRetry = 100 * time.Millisecond, 5 * time.Second
@@ -73,6 +76,7 @@ type App struct {
 	db         *postgres.DB
 	gate       *limit.Gate
 	cache      *readcache.Cache
+	notices    *notice.Notices
 	breaker    *txn.Breaker
 	background *store.Store // the same items, for what runs by the clock
 	janitor    *janitor.Janitor
@@ -121,6 +125,9 @@ func (a *App) start(ctx context.Context, getenv func(string) string) (err error)
 		return err
 	}
 	items := a.newStore()
+	if err := a.whileDatabaseRuns(ctx, a.sayHello); err != nil {
+		return err
+	}
 	a.server.handle(a.handler(items))
 	a.startJobs()
 	a.phase.Store(int32(serving))
@@ -140,16 +147,47 @@ func (a *App) newStore() *store.Store {
 	// What runs in the background has connections of its own and takes no slot.
 	background := txn.New(a.db, nil, a.log).Guard(breaker).Observe(metrics, tracer)
 	a.cache = readcache.New(int64(a.cfg.CacheBytes), a.cfg.CacheMaxStaleness)
+	a.notices = notice.Start(a.noticeConfig())
 	items := store.New(units, store.Options{
 		DefaultTTL: item.TTL(a.cfg.DefaultTTL / time.Second),
 		MaxBytes:   int64(a.cfg.MaxBytes),
 		Cache:      a.cache,
+		Notices:    a.notices,
 		Metrics:    metrics,
 	})
 	a.background = items.On(background)
 	a.breaker = breaker
 	a.observe()
 	return items
+}
+
+// noticeConfig makes the server listen to others where it has a cache that they
+// could make stale. What it changes itself it tells in any case.
+func (a *App) noticeConfig() notice.Config {
+	config := notice.Config{
+		Database:     a.db,
+		MaxStaleness: a.cfg.CacheMaxStaleness,
+		Metrics:      a.telemetry.Metrics,
+		Log:          a.log,
+	}
+	if a.cfg.CacheBytes > 0 {
+		config.Cache = a.cache
+	}
+	return config
+}
+
+// sayHello returns once other servers expect notices of this one, before which it
+// should change nothing. It does not wait for that for ever: a database that takes
+// so long takes no changes either.
+func (a *App) sayHello(ctx context.Context) error {
+	hello, cancel := context.WithTimeout(ctx, helloTimeout)
+	defer cancel()
+	err := a.notices.Hello(hello)
+	if err != nil && ctx.Err() == nil {
+		a.log.WarnContext(ctx, "other servers do not know of this one yet", "error", err)
+		return nil
+	}
+	return err
 }
 
 // wait returns when it is time to stop: with nil where that was asked for.

@@ -92,7 +92,7 @@ func (a *App) queryTracer() postgres.Tracer {
 	return postgres.NewTracer(a.telemetry.TracerProvider)
 }
 
-// reservedConnections are for the migrations and for a person who looks.
+// reservedConnections are for the migrations, the notices, and a person who looks.
 const reservedConnections = 10
 
 // migrate brings the schema up to date, or checks it, as configured. A database

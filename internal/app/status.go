@@ -56,6 +56,9 @@ func (a *App) observe() {
 			QueueFull: state.QueueFull, WaitedTooLong: state.WaitedTooLong,
 		}
 	})
+	a.telemetry.Metrics.ObserveNotices(func() telemetry.NoticeState {
+		return telemetry.NoticeState{Listening: a.notices.Listening(), Peers: a.notices.Peers()}
+	})
 	a.telemetry.Metrics.ObservePool(func() telemetry.PoolState {
 		stat := a.db.Stat()
 		return telemetry.PoolState{Used: int(stat.AcquiredConns()), Idle: int(stat.IdleConns()), Max: int(stat.MaxConns())}

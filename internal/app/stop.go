@@ -32,6 +32,7 @@ func (a *App) stop() error {
 		{"finish requests", a.server != nil, grace + drainMargin, func(ctx context.Context) error { return a.server.drain(ctx, grace) }},
 		{"stop background work", a.janitor != nil, stepTimeout, a.stopJobs},
 		{"write access marks", a.background != nil, stepTimeout, a.writeMarks},
+		{"close notices", a.notices != nil, stepTimeout, func(ctx context.Context) error { return a.notices.Close(ctx) }},
 		{"close the read cache", a.cache != nil, stepTimeout, func(context.Context) error { a.cache.Close(); return nil }},
 		{"close the gate", a.gate != nil, stepTimeout, func(context.Context) error { a.gate.Close(); return nil }},
 		// Nobody uses one any more, so that this takes no longer than a goodbye.

@@ -28,6 +28,7 @@ const (
 	Idle                        // between two requests or transactions
 	Request                     // a client's request
 	Transaction                 // somebody's transaction
+	Listening                   // waits for notices of other servers, and sends our own
 )
 
 // String returns the activity in words.
@@ -41,6 +42,8 @@ func (a Activity) String() string {
 		return "request"
 	case Transaction:
 		return "transaction"
+	case Listening:
+		return "listening"
 	}
 	return "unknown"
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"sync"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -16,45 +17,61 @@ func (s *server) mget(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	found, err := s.store.GetMany(r.Context(), keys)
+	get := s.store.GetMany
+	if noCache(r) {
+		get = s.store.GetManyFresh
+	}
+	found, err := get(r.Context(), keys)
 	if err != nil {
 		return err
 	}
-	values := make(map[item.Key][]byte, len(found))
-	size := 64
-	for _, stored := range found {
-		values[stored.Key] = stored.JSON
-		size += len(stored.JSON) + len(stored.Key.String()) + 8
+	body, ok := bodies.Get().(*[]byte)
+	if !ok {
+		body = new([]byte)
 	}
-	body, err := appendMget(make([]byte, 0, size), keys, values)
-	if err != nil {
+	if *body, err = appendMget((*body)[:0], keys, found); err != nil {
 		return err
 	}
-	writeBytes(w, http.StatusOK, body)
+	writeBytes(w, http.StatusOK, *body)
+	if cap(*body) <= maxBodyKept { // nobody reads it any more
+		bodies.Put(body)
+	}
 	return nil
 }
 
-// appendMget writes MgetResponse around the stored bytes of values, in the order
-// in which the keys were asked for.
-func appendMget(out []byte, keys []item.Key, values map[item.Key][]byte) ([]byte, error) {
+// bodies are the buffers of answers that are large again and again.
+var bodies sync.Pool
+
+// maxBodyKept is how large a buffer may be that is kept for another answer.
+const maxBodyKept = 1 << 20
+
+// appendMget writes MgetResponse around the stored bytes of the items found, which
+// are in the order of keys.
+func appendMget(out []byte, keys []item.Key, found []item.Stored) ([]byte, error) {
+	size := 64
+	for i := range keys {
+		size += len(keys[i].String()) + 8
+	}
+	for i := range found {
+		size += len(found[i].JSON)
+	}
 	var err error
-	out = append(out, `{"items":{`...)
-	missing := make([]item.Key, 0, len(keys)-len(values))
-	first := true
+	out = append(slices.Grow(out, size), `{"items":{`...)
+	var missing []item.Key
+	next := 0
 	for _, key := range keys {
-		value, ok := values[key]
-		if !ok {
+		if next == len(found) || found[next].Key != key {
 			missing = append(missing, key)
 			continue
 		}
-		if !first {
+		if next > 0 {
 			out = append(out, ',')
 		}
-		first = false
 		if out, err = jsontext.AppendQuote(out, key.String()); err != nil {
 			return nil, fmt.Errorf("encode a key: %w", err)
 		}
-		out = append(append(out, ':'), value...)
+		out = append(append(out, ':'), found[next].JSON...)
+		next++
 	}
 	out = append(out, `},"missing":[`...)
 	for i, key := range missing {

@@ -43,6 +43,21 @@ type Counts struct {
 // Total returns the sum over the kinds.
 func (c Counts) Total() int64 { return c.Components + c.Blocks + c.Entries }
 
+// CountKinds counts keys by their kinds.
+func CountKinds(keys []Key) (n Counts) {
+	for i := range keys {
+		switch keys[i].kind {
+		case KindComponent:
+			n.Components++
+		case KindBlock:
+			n.Blocks++
+		case KindEntry:
+			n.Entries++
+		}
+	}
+	return n
+}
+
 // Usage is how many items there are and what they are charged, by kind.
 type Usage struct {
 	Items Counts

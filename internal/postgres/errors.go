@@ -112,6 +112,15 @@ func IsInfrastructure(err error) bool {
 	return false
 }
 
+const stateReadOnly = "25006"
+
+// Refused tells whether err is an answer of the database that says that it will not
+// do what it was asked, now or later: it does not know how, or may not.
+func Refused(err error) bool {
+	pgErr, answered := errors.AsType[*pgconn.PgError](err)
+	return answered && (!IsInfrastructure(err) || pgErr.Code == stateReadOnly)
+}
+
 // MayComeUp tells whether err, of connecting or migrating, may go away by itself:
 // the database is down, not yet up, full, or busy with somebody else's migration,
 // rather than refusing us for a reason.

@@ -31,7 +31,8 @@ type Config struct {
 	MaxConns       int32         // size of the pool, at least 1
 	ConnectTimeout time.Duration // for one connection; a connect_timeout in the DSN wins
 	Tracer         Tracer        // nil: nobody is told
-	// Connections gets every connection of the pool; nil: nobody counts them.
+	// Connections gets every connection of the pool and beside it; nil: nobody
+	// counts them.
 	Connections *conntrack.Registry
 }
 
@@ -51,9 +52,10 @@ const (
 // DB is the pool of connections to one database. Its methods may be called by
 // several goroutines.
 type DB struct {
-	pool   *pgxpool.Pool
-	closed atomic.Bool
-	reset  atomic.Int64 // when idle connections were closed last
+	pool        *pgxpool.Pool
+	connections *conntrack.Registry // nil: nobody counts
+	closed      atomic.Bool
+	reset       atomic.Int64 // when idle connections were closed last
 }
 
 // Open prepares a pool without connecting: a database that is down shows at the
@@ -65,6 +67,8 @@ func Open(cfg Config) (*DB, error) {
 	}
 	tune(&poolConfig.ConnConfig.Config, cfg.ConnectTimeout)
 	poolConfig.ConnConfig.Tracer = cfg.Tracer
+	// Behind a pooler somebody else's LISTEN can reach us. pgx would keep what comes.
+	poolConfig.ConnConfig.OnNotification = func(*pgconn.PgConn, *pgconn.Notification) {}
 	poolConfig.MaxConns = cfg.MaxConns
 	if cfg.Connections != nil {
 		track(poolConfig, cfg.Connections)
@@ -79,7 +83,7 @@ func Open(cfg Config) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("postgres: open the pool: %w", err)
 	}
-	return &DB{pool: pool}, nil
+	return &DB{pool: pool, connections: cfg.Connections}, nil
 }
 
 // CheckDSN tells whether a connection string can be read: ErrBadDSN if not.

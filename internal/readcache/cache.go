@@ -9,11 +9,13 @@
 // order and get here in the other, and then the older value would stay. Only
 // loads fill it, and only those which nothing has overtaken.
 //
-// Changes of other servers come in by the same Invalidate. As long as nobody says
-// by SetListening that they are heard, an item is fresh for a short time only.
+// Changes of other servers come in by the same Invalidate. Heard says up to when
+// all of them have come; an item is fresh for a short time from then, or from when
+// it was loaded. So where nobody hears, or not any more, it is the same rule that
+// bounds how old it gets.
 //
-// Items are cached one by one: several of them taken from the cache are not a
-// snapshot of the database.
+// Items are cached one by one. LookupMany returns several of them only where they
+// are a snapshot of the database all the same.
 package readcache
 
 import (
@@ -50,6 +52,7 @@ type Cache struct {
 	start        time.Time // carries a monotonic reading; every time below is counted from it
 
 	era          atomic.Pointer[era] // stored under mu
+	heard        atomic.Int64        // up to when the changes of other servers are known
 	hits, misses counter
 
 	mu      sync.Mutex
@@ -62,8 +65,7 @@ type Cache struct {
 // era is a span of time in which nothing happened that concerns every entry. It
 // never changes: what concerns them all begins a new one.
 type era struct {
-	entries   *otter.Cache[string, *entry] // nil where the cache is off or closed
-	listening bool
+	entries *otter.Cache[string, *entry] // nil where the cache is off or closed
 }
 
 // entry is an item as it was loaded. It never changes.
@@ -71,13 +73,14 @@ type entry struct {
 	stored  item.Stored
 	era     *era          // in which it was loaded: only then is it fresh
 	began   time.Duration // when its load began; it may be as old as that
+	landed  time.Duration // when its load had ended
 	expires time.Duration // when its TTL ends
 }
 
 // New returns a cache of at most maxBytes, 0 being none at all: then every
 // Lookup misses, and Load still loads once for all who wait together. An item is
-// fresh for maxStaleness while changes of other servers are not heard, which is
-// so until SetListening says otherwise; with 0 such an item is never fresh.
+// fresh for maxStaleness after its load began, and after the time that Heard was
+// told last; so with 0 no item is ever fresh.
 func New(maxBytes int64, maxStaleness time.Duration) *Cache {
 	if maxBytes < 0 || maxStaleness < 0 {
 		panic(fmt.Sprintf("readcache: New(%d, %v)", maxBytes, maxStaleness))
@@ -89,6 +92,7 @@ func New(maxBytes int64, maxStaleness time.Duration) *Cache {
 		flights:      make(map[string]*flight),
 		held:         make(map[string]int),
 	}
+	c.heard.Store(-1) // from before the first load
 	c.era.Store(&era{entries: c.newEntries()})
 	return c
 }
@@ -144,16 +148,16 @@ func (c *Cache) LookupStale(key item.Key) (item.Stored, bool) {
 // lookup returns the entry of key if it is fresh, or nil.
 func (c *Cache) lookup(current *era, key string, now time.Duration) *entry {
 	e := current.find(key, now)
-	if e == nil || e.era != current || !c.heard(current, e.began, now) {
+	if e == nil || e.era != current || !c.fresh(e.began, now) {
 		return nil
 	}
 	return e
 }
 
-// heard says whether what was read at began is, at now, good enough in spite of
+// fresh says whether what was read at began is, at now, good enough in spite of
 // other servers.
-func (c *Cache) heard(current *era, began, now time.Duration) bool {
-	return current.listening || now-began < c.maxStaleness
+func (c *Cache) fresh(began, now time.Duration) bool {
+	return now-max(began, time.Duration(c.heard.Load())) < c.maxStaleness
 }
 
 // find returns the entry of key if it has not expired, or nil.
@@ -200,7 +204,7 @@ func (c *Cache) fill(key string, stored item.Stored, began, expires time.Duratio
 		return
 	}
 	stored.Key = own
-	current.entries.Set(own.String(), &entry{stored: stored, era: current, began: began, expires: expires})
+	current.entries.Set(own.String(), &entry{stored: stored, era: current, began: began, landed: c.now(), expires: expires})
 }
 
 // drop removes what is cached under key. It is called under mu.
@@ -280,14 +284,16 @@ func (c *Cache) Distrust() {
 	c.turn(func(*era) {})
 }
 
-// SetListening says whether from now on the changes of other servers are heard.
-// Where that changes, what was cached before is no longer trusted (see Distrust):
-// what is not heard before listening begins never is.
-func (c *Cache) SetListening(listening bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.era.Load().listening != listening {
-		c.turnLocked(func(next *era) { next.listening = listening })
+// Heard says that all changes of other servers that were committed before until
+// have come in by Invalidate, Reset or Distrust. until has to carry a monotonic
+// reading. What is known already stays known: an earlier time changes nothing.
+func (c *Cache) Heard(until time.Time) {
+	heard := int64(until.Sub(c.start))
+	for {
+		known := c.heard.Load()
+		if heard <= known || c.heard.CompareAndSwap(known, heard) {
+			return
+		}
 	}
 }
 
@@ -357,6 +363,12 @@ func (c *counter) add(kind item.Kind) {
 	case item.KindEntry:
 		c.entries.Add(1)
 	}
+}
+
+func (c *counter) addAll(n item.Counts) {
+	c.components.Add(n.Components)
+	c.blocks.Add(n.Blocks)
+	c.entries.Add(n.Entries)
 }
 
 func (c *counter) counts() item.Counts {

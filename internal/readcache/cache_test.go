@@ -37,22 +37,41 @@ func TestWhatIsFound(t *testing.T) {
 		"past the TTL":                   {listening: true, remaining: time.Minute, happens: func(context.Context, *Cache) { pass(time.Minute) }, want: forgotten},
 		"past the TTL, not listening":    {remaining: time.Minute, happens: func(context.Context, *Cache) { pass(time.Minute) }, want: forgotten},
 		"TTL shorter than the staleness": {remaining: time.Millisecond, happens: func(context.Context, *Cache) { pass(time.Millisecond) }, want: forgotten},
-		"invalidated":                    {happens: func(_ context.Context, c *Cache) { c.Invalidate(key) }, want: forgotten},
-		"invalidated with others":        {happens: func(_ context.Context, c *Cache) { c.Invalidate(other, key) }, want: forgotten},
-		"another invalidated":            {happens: func(_ context.Context, c *Cache) { c.Invalidate(other) }, want: found},
-		"none invalidated":               {happens: func(_ context.Context, c *Cache) { c.Invalidate() }, want: found},
-		"reset":                          {happens: func(_ context.Context, c *Cache) { c.Reset() }, want: forgotten},
-		"reset, listening":               {listening: true, happens: func(_ context.Context, c *Cache) { c.Reset() }, want: forgotten},
-		"distrusted":                     {listening: true, happens: func(_ context.Context, c *Cache) { c.Distrust() }, want: staleOnly},
-		"distrusted, then invalidated":   {listening: true, happens: func(_ context.Context, c *Cache) { c.Distrust(); c.Invalidate(key) }, want: forgotten},
-		"distrusted, then reset":         {listening: true, happens: func(_ context.Context, c *Cache) { c.Distrust(); c.Reset() }, want: forgotten},
-		"distrusted, then expired":       {listening: true, remaining: time.Minute, happens: func(_ context.Context, c *Cache) { c.Distrust(); pass(time.Minute) }, want: forgotten},
-		"listening begins":               {happens: func(_ context.Context, c *Cache) { c.SetListening(true) }, want: staleOnly},
-		"listening ends":                 {listening: true, happens: func(_ context.Context, c *Cache) { c.SetListening(false) }, want: staleOnly},
-		"listening ends and begins":      {listening: true, happens: func(_ context.Context, c *Cache) { c.SetListening(false); c.SetListening(true) }, want: staleOnly},
-		"listening goes on":              {listening: true, happens: func(_ context.Context, c *Cache) { c.SetListening(true) }, want: found},
-		"closed":                         {happens: func(_ context.Context, c *Cache) { c.Close() }, want: forgotten},
-		"closed, then reset":             {happens: func(_ context.Context, c *Cache) { c.Close(); c.Reset(); c.Distrust(); c.SetListening(true); c.Close() }, want: forgotten},
+		"heard later": {happens: func(_ context.Context, c *Cache) {
+			pass(staleness / 2)
+			c.Heard(time.Now())
+			pass(staleness - 1)
+		}, want: found},
+		"heard too long ago": {happens: func(_ context.Context, c *Cache) {
+			pass(staleness / 2)
+			c.Heard(time.Now())
+			pass(staleness)
+		}, want: staleOnly},
+		"heard again": {happens: func(_ context.Context, c *Cache) {
+			pass(10 * staleness)
+			c.Heard(time.Now())
+		}, want: found},
+		"heard of an earlier time": {happens: func(_ context.Context, c *Cache) {
+			c.Heard(time.Now().Add(staleness / 2))
+			c.Heard(time.Now().Add(-time.Hour))
+			pass(staleness)
+		}, want: found},
+		"heard of the time before": {happens: func(_ context.Context, c *Cache) {
+			c.Heard(time.Now().Add(-time.Hour))
+			pass(staleness)
+		}, want: staleOnly},
+		"invalidated":                  {happens: func(_ context.Context, c *Cache) { c.Invalidate(key) }, want: forgotten},
+		"invalidated with others":      {happens: func(_ context.Context, c *Cache) { c.Invalidate(other, key) }, want: forgotten},
+		"another invalidated":          {happens: func(_ context.Context, c *Cache) { c.Invalidate(other) }, want: found},
+		"none invalidated":             {happens: func(_ context.Context, c *Cache) { c.Invalidate() }, want: found},
+		"reset":                        {happens: func(_ context.Context, c *Cache) { c.Reset() }, want: forgotten},
+		"reset, listening":             {listening: true, happens: func(_ context.Context, c *Cache) { c.Reset() }, want: forgotten},
+		"distrusted":                   {listening: true, happens: func(_ context.Context, c *Cache) { c.Distrust() }, want: staleOnly},
+		"distrusted, then invalidated": {listening: true, happens: func(_ context.Context, c *Cache) { c.Distrust(); c.Invalidate(key) }, want: forgotten},
+		"distrusted, then reset":       {listening: true, happens: func(_ context.Context, c *Cache) { c.Distrust(); c.Reset() }, want: forgotten},
+		"distrusted, then expired":     {listening: true, remaining: time.Minute, happens: func(_ context.Context, c *Cache) { c.Distrust(); pass(time.Minute) }, want: forgotten},
+		"closed":                       {happens: func(_ context.Context, c *Cache) { c.Close() }, want: forgotten},
+		"closed, then reset":           {happens: func(_ context.Context, c *Cache) { c.Close(); c.Reset(); c.Distrust(); c.Heard(time.Now()); c.Close() }, want: forgotten},
 		"loaded again": {listening: true, happens: func(ctx context.Context, c *Cache) {
 			c.Distrust()
 			_, _ = c.Load(ctx, key, returns(value(key, 2), nil))
@@ -80,13 +99,15 @@ func TestWhatIsFound(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := New(big, staleness)
 				defer c.Close()
-				c.SetListening(tc.listening)
 				stored := value(key, 1)
 				if tc.remaining != 0 {
 					stored = expiring(key, 1, tc.remaining)
 				}
 				store(t, c, stored)
 				tc.happens(t.Context(), c)
+				if tc.listening {
+					c.Heard(time.Now())
+				}
 				require.Equal(t, tc.want, versions(c, key))
 			})
 		})
@@ -98,13 +119,13 @@ func TestRemainingIsCountedDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := New(big, staleness)
 		defer c.Close()
-		c.SetListening(true)
 		key := keyOf(t, "component:react:button")
 		stored := expiring(key, 1, time.Minute)
 		stored.Expires = time.Now().Add(-time.Hour) // by a clock that is wrong: it decides nothing
 		store(t, c, stored)
 
 		pass(20 * time.Second)
+		c.Heard(time.Now())
 		got, ok := c.Lookup(key)
 		require.True(t, ok)
 		stored.Remaining = 40 * time.Second
@@ -119,6 +140,7 @@ func TestRemainingIsCountedDown(t *testing.T) {
 		forever := value(keyOf(t, "f"), 1)
 		store(t, c, forever)
 		pass(time.Hour)
+		c.Heard(time.Now())
 		got, ok = c.Lookup(forever.Key)
 		require.True(t, ok)
 		require.Zero(t, got.Remaining)
@@ -199,7 +221,7 @@ func TestOff(t *testing.T) {
 		c := New(0, staleness)
 		defer c.Close()
 		key := keyOf(t, "e")
-		c.SetListening(true)
+		c.Heard(time.Now())
 		s := newSlow()
 		first := ask(t.Context(), c, key, s.load)
 		synctest.Wait()
@@ -227,7 +249,6 @@ func TestBytesAreBounded(t *testing.T) {
 	const limit = 256 << 10
 	c := New(limit, time.Hour)
 	defer c.Close()
-	c.SetListening(true)
 	for i := range 2000 {
 		stored := value(keyOf(t, fmt.Sprintf("e%d", i)), 1)
 		stored.JSON = make([]byte, i%7*1000)
@@ -254,7 +275,6 @@ func TestWhatIsReadOftenStays(t *testing.T) {
 	t.Parallel()
 	c := New(64<<10, time.Hour)
 	defer c.Close()
-	c.SetListening(true)
 	hot := value(keyOf(t, "hot"), 1)
 	store(t, c, hot)
 	hits := 0
@@ -317,7 +337,6 @@ func TestOverheadIsCounted(t *testing.T) { //nolint:paralleltest // it measures 
 func TestLookupAllocatesNothing(t *testing.T) { //nolint:paralleltest // it counts allocations
 	c := New(big, time.Hour)
 	defer c.Close()
-	c.SetListening(true)
 	key := keyOf(t, "component:react:button")
 	store(t, c, expiring(key, 1, time.Hour))
 	require.Zero(t, testing.AllocsPerRun(10_000, func() {
@@ -338,7 +357,6 @@ func BenchmarkLookup(b *testing.B) {
 	const n = 1 << 13
 	c := New(64<<20, time.Hour)
 	defer c.Close()
-	c.SetListening(true)
 	keys := make([]item.Key, n)
 	for i := range keys {
 		keys[i] = keyOf(b, fmt.Sprintf("component:react:name-%06d", i))

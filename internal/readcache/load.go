@@ -17,6 +17,7 @@ var errExited = errors.New("readcache: the load ended its goroutine")
 type flight struct {
 	key     string
 	began   time.Duration
+	many    bool // one of many keys, which is not waited for by others: of the rest only began is set
 	cancel  context.CancelCauseFunc
 	waiters int // guarded by Cache.mu
 
@@ -64,7 +65,7 @@ func (c *Cache) load(
 			}
 		}
 		f := c.flights[key.String()]
-		own := anew || f == nil || !c.heard(current, f.began, arrived)
+		own := anew || f == nil || f.many || !c.fresh(f.began, arrived)
 		if own {
 			f = c.takeOff(ctx, key.String(), load)
 			if !c.isHeld(f.key) {
@@ -117,8 +118,8 @@ func (c *Cache) land(f *flight) {
 	defer close(f.done)
 
 	f.expires = forever
-	if f.err == nil && f.stored.TTL != 0 {
-		f.expires = f.began + f.stored.Remaining
+	if f.err == nil {
+		f.expires = expiry(f.stored, f.began)
 	}
 	if c.flights[f.key] != f && !refilledByOvertaken {
 		return
@@ -130,6 +131,14 @@ func (c *Cache) land(f *flight) {
 	case errors.Is(f.err, item.ErrNotFound):
 		c.drop(f.key) // nor may it be served as stale
 	}
+}
+
+// expiry is when the TTL of an item ends that was read in a load which began at began.
+func expiry(stored item.Stored, began time.Duration) time.Duration {
+	if stored.TTL == 0 {
+		return forever
+	}
+	return began + stored.Remaining
 }
 
 // leave takes a caller off a load. The last one ends it, and his reason is why: a

@@ -79,8 +79,7 @@ func TestOvertakenLoads(t *testing.T) {
 		"invalidated":             {happens: func(c *Cache) { c.Invalidate(keyOf(t, "f"), key) }, overtaken: true},
 		"reset":                   {happens: func(c *Cache) { c.Reset() }, overtaken: true},
 		"distrusted":              {happens: func(c *Cache) { c.Distrust() }, overtaken: true},
-		"listening begins":        {happens: func(c *Cache) { c.SetListening(true) }, overtaken: true},
-		"not listening goes on":   {happens: func(c *Cache) { c.SetListening(false) }},
+		"time, heard since":       {happens: func(c *Cache) { pass(time.Hour); c.Heard(time.Now()) }},
 		"time, within bounds":     {happens: func(*Cache) { pass(staleness - 1) }},
 		"time, out of bounds":     {happens: func(*Cache) { pass(staleness) }, overtaken: true},
 	} {
@@ -140,16 +139,16 @@ func TestOlderLoadNeverRefills(t *testing.T) {
 }
 
 // While other servers are heard, a slow load is shared however long it takes.
-func TestSlowLoadIsSharedWhileListening(t *testing.T) {
+func TestSlowLoadIsSharedWhileOthersAreHeard(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := New(big, staleness)
 		defer c.Close()
-		c.SetListening(true)
 		key := keyOf(t, "e")
 		s := newSlow()
 		early := ask(t.Context(), c, key, s.load)
 		pass(time.Hour)
+		c.Heard(time.Now())
 		late := ask(t.Context(), c, key, returns(item.Stored{}, errDown))
 		synctest.Wait()
 		s.end(value(key, 1), nil)
@@ -165,13 +164,14 @@ func TestLoadThatOutlivesItsItem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := New(big, staleness)
 		defer c.Close()
-		c.SetListening(true)
 		key := keyOf(t, "e")
 		s := newSlow()
 		early := ask(t.Context(), c, key, s.load)
 		pass(time.Second)
+		c.Heard(time.Now())
 		mid := ask(t.Context(), c, key, returns(item.Stored{}, item.ErrNotFound))
 		pass(time.Second)
+		c.Heard(time.Now())
 		late := ask(t.Context(), c, key, returns(item.Stored{}, item.ErrNotFound))
 		synctest.Wait()
 		s.end(expiring(key, 1, 2*time.Second), nil)

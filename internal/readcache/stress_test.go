@@ -132,16 +132,15 @@ func (w *world) run(t *testing.T, rounds int) {
 	}
 	work(2, func(r *row) { w.delay(); w.delay(); w.write(r) })
 	work(6, w.read)
-	listening := false
 	work(1, func(*row) {
+		until := time.Now()
 		w.delay()
 		w.delay()
 		if rand.IntN(2) == 0 {
 			w.cache.Distrust()
 			return
 		}
-		listening = !listening
-		w.cache.SetListening(listening)
+		w.cache.Heard(until)
 	})
 	workers.Wait()
 	if wrong := w.wrong.Load(); wrong != nil {

@@ -32,6 +32,20 @@ func (m *marks) add(key item.Key) {
 	m.byKey[key] = mark{count: m.byKey[key].count + 1, last: now}
 }
 
+// addAll is add of many.
+func (m *marks) addAll(found []item.Stored) {
+	now := time.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.byKey == nil {
+		m.byKey = make(map[item.Key]mark, len(found))
+	}
+	for i := range found {
+		key := found[i].Key
+		m.byKey[key] = mark{count: m.byKey[key].count + 1, last: now}
+	}
+}
+
 // forget drops the accesses to the items that stood under keys before.
 func (m *marks) forget(keys ...item.Key) {
 	m.mu.Lock()

@@ -24,8 +24,24 @@ type Options struct {
 	DefaultTTL item.TTL           // for writes that name none
 	MaxBytes   int64              // that all items together are charged at most; 0: no limit
 	Cache      *readcache.Cache   // of this store alone; nil: none
+	Notices    Notices            // to the other servers on the database; nil: there are none
 	Metrics    *telemetry.Metrics // nil counts nothing
 }
+
+// Notices tells other servers what changes, so that they do not go on with what
+// they have cached. Each method is called right before a commit, and what it
+// returns when the outcome is settled; neither may wait for anything.
+type Notices interface {
+	Announce(keys ...item.Key) (settled func())
+	AnnounceAll() (settled func())
+}
+
+// noNotices is for a server that is alone on its database.
+type noNotices struct{}
+
+func (noNotices) Announce(...item.Key) func() { return func() {} }
+
+func (noNotices) AnnounceAll() func() { return func() {} }
 
 // Written is what became of a write.
 type Written = repo.Written
@@ -54,6 +70,9 @@ func New(units *txn.Manager, options Options) *Store {
 	}
 	if options.Cache == nil {
 		options.Cache = readcache.New(0, 0)
+	}
+	if options.Notices == nil {
+		options.Notices = noNotices{}
 	}
 	s := &Store{
 		units: units, options: options, cache: options.Cache, marks: new(marks), full: new(atomic.Bool), usage: new(atomic.Pointer[item.Usage]),
@@ -292,30 +311,6 @@ func (s *Store) Clear(ctx context.Context, pattern item.Pattern) (cleared item.C
 	return cleared, err
 }
 
-// GetMany reads the items of keys that there are, from one snapshot, in no
-// particular order. It counts as an access to each.
-func (s *Store) GetMany(ctx context.Context, keys []item.Key) (found []item.Stored, err error) {
-	if len(keys) == 0 {
-		return nil, nil
-	}
-	read := s.units.Read
-	if sameKind(keys) {
-		read = s.units.ReadOne // a single statement is a snapshot of its own
-	}
-	err = read(ctx, func(ctx context.Context, u *txn.Unit) error {
-		found, err = repo.GetMany(ctx, u, keys)
-		return err
-	})
-	for i := range found {
-		s.marks.add(found[i].Key)
-	}
-	return found, err
-}
-
-func sameKind(keys []item.Key) bool {
-	return !slices.ContainsFunc(keys, func(key item.Key) bool { return key.Kind() != keys[0].Kind() })
-}
-
 // PutMany stores values, whose keys differ from each other, with ttl, or the
 // default TTL where that is nil: all of them or none.
 func (s *Store) PutMany(ctx context.Context, values []item.Value, ttl *item.TTL) error {
@@ -463,9 +458,11 @@ func publishedKeys(framework, name string) (component, block item.Key, err error
 }
 
 // changed keeps keys out of the read cache while the unit is committed, until its
-// outcome is settled.
+// outcome is settled, of which the other servers are told then.
 func (s *Store) changed(u *txn.Unit, keys ...item.Key) {
-	u.AroundCommit(func() func() { return s.cache.Hold(keys...) })
+	u.AroundCommit(func() func() {
+		return both(s.cache.Hold(keys...), s.options.Notices.Announce(keys...))
+	})
 }
 
 // created keeps accesses to items that are no more from counting for those that
@@ -483,7 +480,16 @@ func (s *Store) created(u *txn.Unit, written ...Written) {
 }
 
 // clearedAll is changed for any key.
-func (s *Store) clearedAll(u *txn.Unit) { u.AroundCommit(s.cache.HoldAll) }
+func (s *Store) clearedAll(u *txn.Unit) {
+	u.AroundCommit(func() func() { return both(s.cache.HoldAll(), s.options.Notices.AnnounceAll()) })
+}
+
+func both(first, second func()) func() {
+	return func() {
+		first()
+		second()
+	}
+}
 
 func (s *Store) ttl(ttl *item.TTL) item.TTL {
 	if ttl == nil {

@@ -33,6 +33,7 @@ type Metrics struct {
 	breaker     metric.Int64Counter
 	evictions   metric.Int64Counter
 	expirations metric.Int64Counter
+	distrusts   metric.Int64Counter
 
 	gauges
 }
@@ -46,12 +47,14 @@ type gauges struct {
 	pool                                dbconv.ClientConnectionCountObservable
 	poolMax                             dbconv.ClientConnectionMaxObservable
 	connections                         metric.Int64ObservableGauge
+	listening, peers                    metric.Int64ObservableGauge
 
 	observeGate        atomic.Pointer[func() GateState]
 	observeBreaker     atomic.Pointer[func() string]
 	observeUsage       atomic.Pointer[func() (Usage, bool)]
 	observePool        atomic.Pointer[func() PoolState]
 	observeConnections atomic.Pointer[func() map[string]int]
+	observeNotices     atomic.Pointer[func() NoticeState]
 }
 
 // NewMetrics makes the instruments with the meter. It has to be called once for a
@@ -82,6 +85,8 @@ func NewMetrics(meter metric.Meter) (*Metrics, error) {
 	m.evictions = counter("stockroom.evictions", "{item}", "Items evicted to stay below the limit.")
 	m.expirations = counter("stockroom.expirations", "{item}", "Expired items that were deleted.")
 
+	m.distrusts = counter("stockroom.notice.distrusts", "{distrust}", "Times that all that was cached had to be read again, since changes of other servers may have gone unheard, by reason.")
+
 	gauge := func(name, unit, description string) metric.Int64ObservableGauge {
 		g, err := meter.Int64ObservableGauge(name, metric.WithUnit(unit), metric.WithDescription(description))
 		errs = append(errs, err)
@@ -99,6 +104,8 @@ func NewMetrics(meter metric.Meter) (*Metrics, error) {
 	m.usageLimit = gauge("stockroom.usage.limit", "By", "Limit of the charged size; 0: none.")
 	m.items = gauge("stockroom.items", "{item}", "Items stored.")
 	m.connections = gauge("stockroom.connections", "{connection}", "Connections that are tracked for shutdown, by type.")
+	m.listening = gauge("stockroom.notice.listening", "{connection}", "1 while notices of other servers come in, else 0.")
+	m.peers = gauge("stockroom.notice.peers", "{server}", "Other servers on this database that are heard.")
 	m.pool, err = dbconv.NewClientConnectionCountObservable(meter)
 	errs = append(errs, err)
 	m.poolMax, err = dbconv.NewClientConnectionMaxObservable(meter)
@@ -108,7 +115,7 @@ func NewMetrics(meter metric.Meter) (*Metrics, error) {
 		return nil, err
 	}
 	_, err = meter.RegisterCallback(m.observe, m.slots, m.slotsUsed, m.queue, m.queueLimit, m.rejections, m.breakerState,
-		m.usage, m.usageLimit, m.items, m.connections, m.pool.Inst(), m.poolMax.Inst())
+		m.usage, m.usageLimit, m.items, m.connections, m.listening, m.peers, m.pool.Inst(), m.poolMax.Inst())
 	return m, err
 }
 
@@ -196,11 +203,19 @@ func knownMethod(method string) httpconv.RequestMethodAttr {
 }
 
 // CacheHit counts a read of an item of the kind that the cache answered.
-func (m *Metrics) CacheHit(ctx context.Context, kind string) { m.cacheHits.Add(ctx, 1, byKind(kind)) }
+func (m *Metrics) CacheHit(ctx context.Context, kind string) { m.CacheHits(ctx, kind, 1) }
+
+// CacheHits counts n of them.
+func (m *Metrics) CacheHits(ctx context.Context, kind string, n int) {
+	m.cacheHits.Add(ctx, int64(n), byKind(kind))
+}
 
 // CacheMiss counts one that it could not answer.
-func (m *Metrics) CacheMiss(ctx context.Context, kind string) {
-	m.cacheMisses.Add(ctx, 1, byKind(kind))
+func (m *Metrics) CacheMiss(ctx context.Context, kind string) { m.CacheMisses(ctx, kind, 1) }
+
+// CacheMisses counts n of them.
+func (m *Metrics) CacheMisses(ctx context.Context, kind string, n int) {
+	m.cacheMisses.Add(ctx, int64(n), byKind(kind))
 }
 
 // Evicted counts n items of the kind that were evicted.
@@ -227,6 +242,20 @@ func (m *Metrics) TransactionRetried(ctx context.Context, sqlState string) {
 func (m *Metrics) BreakerChanged(ctx context.Context, state string) {
 	m.breaker.Add(ctx, 1, by("state", state))
 }
+
+// NoticeDistrusted counts a time that what was cached had to be distrusted.
+func (m *Metrics) NoticeDistrusted(ctx context.Context, reason string) {
+	m.distrusts.Add(ctx, 1, by("reason", reason))
+}
+
+// NoticeState is what ObserveNotices reports.
+type NoticeState struct {
+	Listening bool
+	Peers     int // other servers
+}
+
+// ObserveNotices reports the notices between servers.
+func (m *Metrics) ObserveNotices(f func() NoticeState) { m.observeNotices.Store(&f) }
 
 // GateState is what ObserveGate reports.
 type GateState struct {
@@ -304,6 +333,15 @@ func (g *gauges) observe(_ context.Context, o metric.Observer) error {
 		for kind, n := range (*f)() {
 			o.ObserveInt64(g.connections, int64(n), by("type", kind))
 		}
+	}
+	if f := g.observeNotices.Load(); f != nil {
+		s := (*f)()
+		var listening int64
+		if s.Listening {
+			listening = 1
+		}
+		o.ObserveInt64(g.listening, listening)
+		o.ObserveInt64(g.peers, int64(s.Peers))
 	}
 	return nil
 }

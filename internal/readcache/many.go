@@ -1,0 +1,105 @@
+package readcache
+
+import (
+	"time"
+
+	"github.com/stockroom/stockroom/internal/item"
+)
+
+// LookupMany returns the items of keys, in their order, if all are cached and
+// fresh and together a snapshot: the database has held them all at one instant,
+// no longer ago than New allows. All of them count as hits, or else as misses.
+//
+// That instant is the time up to which other servers have been heard. An item that
+// was loaded by then, and that is still here, had not been changed by anybody: not
+// by them, for that would have been heard, nor here since, for that would have
+// removed it before it was committed. Nor does it matter that the items are looked
+// up one after the other: none can come in meanwhile that was loaded by then.
+func (c *Cache) LookupMany(keys []item.Key) ([]item.Stored, bool) {
+	found := c.lookupMany(keys)
+	if found == nil && len(keys) > 0 {
+		c.misses.addAll(item.CountKinds(keys))
+		return nil, false
+	}
+	c.hits.addAll(item.CountKinds(keys))
+	return found, true
+}
+
+func (c *Cache) lookupMany(keys []item.Key) []item.Stored {
+	heard := time.Duration(c.heard.Load())
+	now, current := c.now(), c.era.Load()
+	if now-heard >= c.maxStaleness {
+		return nil
+	}
+	var found []item.Stored
+	for _, key := range keys {
+		e := current.find(key.String(), now)
+		if e == nil || e.era != current || e.landed > heard {
+			return nil
+		}
+		if found == nil {
+			found = make([]item.Stored, 0, len(keys))
+		}
+		found = append(found, e.at(now))
+	}
+	return found
+}
+
+// LoadMany returns what load reads of keys, and caches each item of it that
+// nothing has overtaken meanwhile, as Load does. load must have begun to read only
+// after it was called. Nobody waits for it but the caller, in whose goroutine it
+// runs; where somebody is loading one of the keys already, that load fills the
+// cache.
+func (c *Cache) LoadMany(keys []item.Key, load func() ([]item.Stored, error)) ([]item.Stored, error) {
+	f := &flight{many: true}
+	c.takeOffMany(f, keys)
+	var stored []item.Stored
+	err := errExited
+	defer func() { c.landMany(f, keys, stored, err) }() // also where load panics
+	stored, err = load()
+	return stored, err
+}
+
+// takeOffMany registers a load of keys.
+func (c *Cache) takeOffMany(f *flight, keys []item.Key) {
+	if c.maxBytes == 0 {
+		return // no place to fill
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f.began = c.now()
+	for _, key := range keys {
+		// A later load of many knows more than an earlier one.
+		if before := c.flights[key.String()]; (before == nil || before.many) && !c.isHeld(key.String()) {
+			c.flights[key.String()] = f
+		}
+	}
+}
+
+// landMany ends a load that has read stored, or failed.
+func (c *Cache) landMany(f *flight, keys []item.Key, stored []item.Stored, err error) {
+	if c.maxBytes == 0 {
+		return
+	}
+	if err != nil {
+		stored = nil
+	}
+	for i := range stored { // one by one: a large batch does not hold up others
+		c.mu.Lock()
+		if key := stored[i].Key.String(); c.flights[key] == f {
+			delete(c.flights, key)
+			c.fill(key, stored[i], f.began, expiry(stored[i], f.began))
+		}
+		c.mu.Unlock()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, key := range keys {
+		if c.flights[key.String()] == f {
+			delete(c.flights, key.String())
+			if err == nil {
+				c.drop(key.String()) // it was not found: nor may it be served as stale
+			}
+		}
+	}
+}

@@ -1,0 +1,73 @@
+package store
+
+import (
+	"context"
+	"slices"
+
+	"github.com/stockroom/stockroom/internal/item"
+	"github.com/stockroom/stockroom/internal/repo"
+	"github.com/stockroom/stockroom/internal/txn"
+)
+
+// GetMany reads the items of keys, which differ from each other, in their order;
+// those that there are not are left out. What it returns is one snapshot: from the
+// read cache where that has one, else from the database. It counts as an access to
+// each item.
+func (s *Store) GetMany(ctx context.Context, keys []item.Key) ([]item.Stored, error) {
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	found, ok := s.cache.LookupMany(keys)
+	count := s.options.Metrics.CacheMisses
+	if ok {
+		count = s.options.Metrics.CacheHits
+	}
+	kinds := item.CountKinds(keys)
+	for kind, n := range map[item.Kind]int64{item.KindComponent: kinds.Components, item.KindBlock: kinds.Blocks, item.KindEntry: kinds.Entries} {
+		if n > 0 {
+			count(ctx, string(kind), int(n))
+		}
+	}
+	if !ok {
+		return s.GetManyFresh(ctx, keys)
+	}
+	s.marks.addAll(found)
+	return found, nil
+}
+
+// GetManyFresh is GetMany from the database, whatever the read cache holds.
+func (s *Store) GetManyFresh(ctx context.Context, keys []item.Key) ([]item.Stored, error) {
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	read := s.units.Read
+	if sameKind(keys) {
+		read = s.units.ReadOne // a single statement is a snapshot of its own
+	}
+	found, err := s.cache.LoadMany(keys, func() (found []item.Stored, err error) {
+		err = read(ctx, func(ctx context.Context, u *txn.Unit) error {
+			found, err = repo.GetMany(ctx, u, keys)
+			return err
+		})
+		return found, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.marks.addAll(found)
+	return inOrder(found, keys), nil
+}
+
+func sameKind(keys []item.Key) bool {
+	return !slices.ContainsFunc(keys, func(key item.Key) bool { return key.Kind() != keys[0].Kind() })
+}
+
+// inOrder sorts items into the order of keys, among which theirs are.
+func inOrder(found []item.Stored, keys []item.Key) []item.Stored {
+	place := make(map[string]int, len(keys))
+	for i, key := range keys {
+		place[key.String()] = i
+	}
+	slices.SortFunc(found, func(a, b item.Stored) int { return place[a.Key.String()] - place[b.Key.String()] })
+	return found
+}
