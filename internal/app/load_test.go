@@ -143,11 +143,11 @@ func (i *instance) watch(t *testing.T) (stop func() (most []string, samples int)
 			// Sessions are looked at one after the other: only those that had begun
 			// before the first look were at work together. What reads the counters
 			// alone, and asks first whether its connection still is one, is the
-			// background's own.
+			// background's own, and so are the notices.
 			var queries []string
 			r.err = conn.QueryRow(context.Background(), `SELECT coalesce(array_agg(query), '{}') FROM pg_stat_activity
 				WHERE datname = current_database() AND application_name = 'stockroom' AND state <> 'idle'
-				AND xact_start < statement_timestamp() AND query NOT LIKE 'SELECT sum(component_items)%' AND query <> '-- ping'`).Scan(&queries)
+				AND xact_start < statement_timestamp() AND query NOT LIKE 'SELECT sum(component_items)%' AND query <> '-- ping' AND query NOT LIKE '%pg_notify%'`).Scan(&queries)
 			if r.err != nil {
 				return
 			}

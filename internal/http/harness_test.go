@@ -94,7 +94,7 @@ func faulty(s *settings) { s.faulty = true }
 // setup starts a service for one test. When the test ends, everything that was
 // taken must have been given back, nothing may have been logged as an error, and
 // the usage counters must agree with the rows.
-func setup(t *testing.T, changes ...func(*settings)) *bundle {
+func setup(t testing.TB, changes ...func(*settings)) *bundle {
 	t.Helper()
 	log := newLogRecorder()
 	logger := telemetry.NewLogger(log, slog.LevelDebug, "json")
@@ -161,7 +161,7 @@ func setup(t *testing.T, changes ...func(*settings)) *bundle {
 }
 
 // serve returns the URL of a server that lives as long as the test.
-func serve(t *testing.T, s settings) string {
+func serve(t testing.TB, s settings) string {
 	t.Helper()
 	server := httptest.NewUnstartedServer(stockhttp.New(s.config, s.dependencies))
 	server.Config.BaseContext = func(net.Listener) context.Context { return s.base }

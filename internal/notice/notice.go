@@ -287,7 +287,7 @@ func (n *Notices) listen(l *postgres.Listener) error {
 		case err == nil:
 			n.hear(text)
 		case ctx.Err() != nil:
-			return nil //nolint:nilerr // a connection that is lost at the same time shows at the next message
+			return nil // a connection that is lost at the same time shows at the next message
 		default:
 			return err
 		}
