@@ -29,10 +29,10 @@ const separator = ":"
 // Key names one item. The zero Key names nothing; a Key made by ParseKey,
 // ComponentKey or BlockKey obeys all the rules of keys. Keys are comparable.
 type Key struct {
-	text      string
-	kind      Kind
-	framework string
-	name      string
+	text string
+	// Where the kind and the framework end, each before its colon; 0 in an entry's
+	// key. Batches compare and hash many keys: so a key is little more than its text.
+	kindEnd, frameworkEnd uint8
 }
 
 // ParseKey checks text against the rules of keys and says what it names:
@@ -45,7 +45,7 @@ func ParseKey(text string) (Key, error) {
 	first, rest, _ := strings.Cut(text, separator)
 	kind := Kind(first)
 	if kind != KindComponent && kind != KindBlock {
-		return Key{text: text, kind: KindEntry}, nil
+		return Key{text: text}, nil
 	}
 	framework, name, ok := strings.Cut(rest, separator)
 	if !ok || framework == "" || name == "" || strings.Contains(name, separator) {
@@ -58,7 +58,7 @@ func ParseKey(text string) (Key, error) {
 	if fault := checkIdentity("name", name, MaxNameChars); fault != "" {
 		return Key{}, invalidKey(text, fault)
 	}
-	return Key{text: text, kind: kind, framework: framework, name: name}, nil
+	return Key{text: text, kindEnd: uint8(len(first)), frameworkEnd: uint8(len(text) - len(separator) - len(name))}, nil //nolint:gosec // within MaxKeyBytes
 }
 
 // ComponentKey returns the key of a component. Its error is that of ParseKey.
@@ -95,13 +95,34 @@ func CheckFramework(framework string) error {
 func (k Key) String() string { return k.text }
 
 // Kind returns what the key names.
-func (k Key) Kind() Kind { return k.kind }
+func (k Key) Kind() Kind {
+	switch int(k.kindEnd) {
+	case len(KindComponent):
+		return KindComponent
+	case len(KindBlock):
+		return KindBlock
+	}
+	if k.text == "" {
+		return "" // the zero Key names nothing
+	}
+	return KindEntry
+}
 
 // Framework returns the framework of a component's or block's key, "" for an entry's.
-func (k Key) Framework() string { return k.framework }
+func (k Key) Framework() string {
+	if k.kindEnd == 0 {
+		return ""
+	}
+	return k.text[int(k.kindEnd)+len(separator) : k.frameworkEnd]
+}
 
 // Name returns the name of a component's or block's key, "" for an entry's.
-func (k Key) Name() string { return k.name }
+func (k Key) Name() string {
+	if k.kindEnd == 0 {
+		return ""
+	}
+	return k.text[int(k.frameworkEnd)+len(separator):]
+}
 
 // checkKeyText says what is wrong with text as a key of any kind, or "".
 func checkKeyText(text string) string {

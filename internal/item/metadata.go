@@ -46,7 +46,7 @@ func (c Counts) Total() int64 { return c.Components + c.Blocks + c.Entries }
 // CountKinds counts keys by their kinds.
 func CountKinds(keys []Key) (n Counts) {
 	for i := range keys {
-		switch keys[i].kind {
+		switch keys[i].Kind() {
 		case KindComponent:
 			n.Components++
 		case KindBlock:

@@ -23,9 +23,12 @@ func (s *Store) GetMany(ctx context.Context, keys []item.Key) ([]item.Stored, er
 		count = s.options.Metrics.CacheHits
 	}
 	kinds := item.CountKinds(keys)
-	for kind, n := range map[item.Kind]int64{item.KindComponent: kinds.Components, item.KindBlock: kinds.Blocks, item.KindEntry: kinds.Entries} {
-		if n > 0 {
-			count(ctx, string(kind), int(n))
+	for _, n := range [...]struct {
+		kind item.Kind
+		n    int64
+	}{{item.KindComponent, kinds.Components}, {item.KindBlock, kinds.Blocks}, {item.KindEntry, kinds.Entries}} {
+		if n.n > 0 {
+			count(ctx, string(n.kind), int(n.n))
 		}
 	}
 	if !ok {
