@@ -254,7 +254,7 @@ func requireSteps(t *testing.T, log string) {
 		steps = append(steps, l.Step)
 	}
 	require.Equal(t, []string{
-		"finish requests", "stop background work", "write access marks", "close the read cache",
+		"finish requests", "stop background work", "write access marks", "close notices", "close the read cache",
 		"close the gate", "close database connections", "flush telemetry",
 	}, steps)
 }

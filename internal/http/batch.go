@@ -25,6 +25,9 @@ func (s *server) mget(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if len(found) > 0 {
+		markStale(w, found[0])
+	}
 	body, ok := bodies.Get().(*[]byte)
 	if !ok {
 		body = new([]byte)

@@ -62,10 +62,12 @@ type Cache struct {
 	closed  bool
 }
 
-// era is a span of time in which nothing happened that concerns every entry. It
-// never changes: what concerns them all begins a new one.
+// era is a span of time in which nothing happened that concerns every entry: what
+// concerns them all begins a new one.
 type era struct {
 	entries *otter.Cache[string, *entry] // nil where the cache is off or closed
+	// heard is up to when the changes of other servers were known at its end.
+	heard *atomic.Int64
 }
 
 // entry is an item as it was loaded. It never changes.
@@ -93,7 +95,7 @@ func New(maxBytes int64, maxStaleness time.Duration) *Cache {
 		held:         make(map[string]int),
 	}
 	c.heard.Store(-1) // from before the first load
-	c.era.Store(&era{entries: c.newEntries()})
+	c.era.Store(&era{entries: c.newEntries(), heard: new(atomic.Int64)})
 	return c
 }
 
@@ -277,8 +279,8 @@ func (c *Cache) Reset() {
 
 // Distrust says that changes of other servers may have gone unheard, as when a
 // notice is missing or a peer has fallen silent. For Lookup and Load it is a
-// Reset; only LookupStale, of which nobody expects news, still finds what is
-// cached. Otherwise losing the database, and with it the connection on which
+// Reset; only LookupStale and LookupManyStale, of which nobody expects news, still
+// find what is cached. Otherwise losing the database, and with it the connection on which
 // changes are heard, would take away the very items that could still be served.
 func (c *Cache) Distrust() {
 	c.turn(func(*era) {})
@@ -317,7 +319,9 @@ func (c *Cache) turn(change func(next *era)) {
 }
 
 func (c *Cache) turnLocked(change func(next *era)) {
-	next := *c.era.Load()
+	last := c.era.Load()
+	last.heard.Store(c.heard.Load())
+	next := era{entries: last.entries, heard: new(atomic.Int64)}
 	change(&next)
 	c.era.Store(&next)
 	clear(c.flights)

@@ -31,16 +31,36 @@ func (c *Cache) lookupMany(keys []item.Key) []item.Stored {
 	if now-heard >= c.maxStaleness {
 		return nil
 	}
-	var found []item.Stored
+	return current.snapshot(keys, now, func(e *entry) bool { return e.era == current && e.landed <= heard })
+}
+
+// LookupManyStale is to LookupMany what LookupStale is to Lookup: the items are a
+// snapshot, however old it is.
+func (c *Cache) LookupManyStale(keys []item.Key) ([]item.Stored, bool) {
+	heard := time.Duration(c.heard.Load())
+	now, current := c.now(), c.era.Load()
+	var of *era // of all items: what was missed at its end was missed by all of them
+	found := current.snapshot(keys, now, func(e *entry) bool {
+		if of == nil {
+			if of = e.era; of != current {
+				heard = time.Duration(of.heard.Load())
+			}
+		}
+		return e.era == of && e.landed <= heard
+	})
+	return found, found != nil
+}
+
+// snapshot returns the items of keys if all are cached, have not expired, and
+// belong to it.
+func (e *era) snapshot(keys []item.Key, now time.Duration, belongs func(*entry) bool) []item.Stored {
+	found := make([]item.Stored, 0, len(keys))
 	for _, key := range keys {
-		e := current.find(key.String(), now)
-		if e == nil || e.era != current || e.landed > heard {
+		cached := e.find(key.String(), now)
+		if cached == nil || !belongs(cached) {
 			return nil
 		}
-		if found == nil {
-			found = make([]item.Stored, 0, len(keys))
-		}
-		found = append(found, e.at(now))
+		found = append(found, cached.at(now))
 	}
 	return found
 }

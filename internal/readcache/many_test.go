@@ -20,21 +20,29 @@ func TestLookupMany(t *testing.T) {
 	for name, tc := range map[string]struct {
 		happens func(context.Context, *Cache)
 		found   bool
+		stale   bool // found although it is not, for a database that cannot be asked
 	}{
-		"nobody was heard since":    {happens: func(context.Context, *Cache) {}},
-		"heard":                     {happens: func(_ context.Context, c *Cache) { heard(c) }, found: true},
-		"heard, nearly too old":     {happens: func(_ context.Context, c *Cache) { heard(c); pass(staleness - 1) }, found: true},
-		"heard, too old":            {happens: func(_ context.Context, c *Cache) { heard(c); pass(staleness) }},
-		"heard again":               {happens: func(_ context.Context, c *Cache) { heard(c); pass(time.Hour); heard(c) }, found: true},
-		"invalidated":               {happens: func(_ context.Context, c *Cache) { heard(c); c.Invalidate(second) }},
-		"another invalidated":       {happens: func(_ context.Context, c *Cache) { heard(c); c.Invalidate(other) }, found: true},
-		"reset":                     {happens: func(_ context.Context, c *Cache) { heard(c); c.Reset() }},
-		"distrusted":                {happens: func(_ context.Context, c *Cache) { heard(c); c.Distrust(); heard(c) }},
-		"held":                      {happens: func(_ context.Context, c *Cache) { heard(c); c.Hold(first) }},
-		"all held":                  {happens: func(_ context.Context, c *Cache) { heard(c); c.HoldAll() }},
-		"closed":                    {happens: func(_ context.Context, c *Cache) { heard(c); c.Close() }},
-		"one is loaded again":       {happens: func(ctx context.Context, c *Cache) { heard(c); pass(1); reload(ctx, c, first) }},
-		"one is loaded again, then": {happens: func(ctx context.Context, c *Cache) { heard(c); pass(1); reload(ctx, c, first); heard(c) }, found: true},
+		"nobody was heard since": {happens: func(context.Context, *Cache) {}},
+		"heard":                  {happens: func(_ context.Context, c *Cache) { heard(c) }, found: true},
+		"heard, nearly too old":  {happens: func(_ context.Context, c *Cache) { heard(c); pass(staleness - 1) }, found: true},
+		"heard, too old":         {happens: func(_ context.Context, c *Cache) { heard(c); pass(staleness) }, stale: true},
+		"heard again":            {happens: func(_ context.Context, c *Cache) { heard(c); pass(time.Hour); heard(c) }, found: true},
+		"invalidated":            {happens: func(_ context.Context, c *Cache) { heard(c); c.Invalidate(second) }},
+		"another invalidated":    {happens: func(_ context.Context, c *Cache) { heard(c); c.Invalidate(other) }, found: true},
+		"reset":                  {happens: func(_ context.Context, c *Cache) { heard(c); c.Reset() }},
+		"distrusted":             {happens: func(_ context.Context, c *Cache) { heard(c); c.Distrust(); heard(c) }, stale: true},
+		"distrusted, then heard, then loaded": {happens: func(ctx context.Context, c *Cache) {
+			heard(c)
+			c.Distrust()
+			reload(ctx, c, first)
+			heard(c)
+		}},
+		"distrusted before it was heard": {happens: func(_ context.Context, c *Cache) { c.Distrust(); heard(c) }},
+		"held":                           {happens: func(_ context.Context, c *Cache) { heard(c); c.Hold(first) }},
+		"all held":                       {happens: func(_ context.Context, c *Cache) { heard(c); c.HoldAll() }},
+		"closed":                         {happens: func(_ context.Context, c *Cache) { heard(c); c.Close() }},
+		"one is loaded again":            {happens: func(ctx context.Context, c *Cache) { heard(c); pass(1); reload(ctx, c, first) }},
+		"one is loaded again, then":      {happens: func(ctx context.Context, c *Cache) { heard(c); pass(1); reload(ctx, c, first); heard(c) }, found: true},
 		"one is expired": {happens: func(ctx context.Context, c *Cache) {
 			_, _ = c.Reload(ctx, first, returns(expiring(first, 1, staleness/2), nil))
 			heard(c)
@@ -60,6 +68,11 @@ func TestLookupMany(t *testing.T) {
 				stats := c.Stats()
 				stats.Entries, stats.Bytes = 0, 0
 				require.Equal(t, want, stats)
+				got, ok = c.LookupManyStale([]item.Key{second, first})
+				require.Equal(t, tc.found || tc.stale, ok)
+				if ok {
+					require.Equal(t, []item.Key{second, first}, []item.Key{got[0].Key, got[1].Key})
+				}
 			})
 		})
 	}

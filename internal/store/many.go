@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/stockroom/stockroom/internal/item"
@@ -38,7 +39,9 @@ func (s *Store) GetMany(ctx context.Context, keys []item.Key) ([]item.Stored, er
 	return found, nil
 }
 
-// GetManyFresh is GetMany from the database, whatever the read cache holds.
+// GetManyFresh is GetMany from the database, whatever the read cache holds. While
+// the circuit breaker is open, a snapshot that the cache still has is returned with
+// Stale set on each item, however old it is.
 func (s *Store) GetManyFresh(ctx context.Context, keys []item.Key) ([]item.Stored, error) {
 	if len(keys) == 0 {
 		return nil, nil
@@ -54,6 +57,14 @@ func (s *Store) GetManyFresh(ctx context.Context, keys []item.Key) ([]item.Store
 		})
 		return found, err
 	})
+	if errors.Is(err, txn.ErrBreakerOpen) {
+		if cached, ok := s.cache.LookupManyStale(keys); ok {
+			found, err = cached, nil
+			for i := range found {
+				found[i].Stale = true
+			}
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
