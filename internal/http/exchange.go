@@ -35,7 +35,7 @@ func (e *exchange) set(header http.Header, name, value string) {
 // setHeader sets a header, by its canonical name, that has one value.
 func setHeader(w http.ResponseWriter, name, value string) {
 	if r, ok := w.(*recorder); ok {
-		r.exchange.set(w.Header(), name, value)
+		r.whole.set(w.Header(), name, value)
 		return
 	}
 	w.Header()[name] = []string{value}
@@ -44,7 +44,7 @@ func setHeader(w http.ResponseWriter, name, value string) {
 // recorder is the response writer of an exchange, which keeps what was answered.
 type recorder struct {
 	http.ResponseWriter
-	exchange *exchange
+	whole    *exchange
 	status   int // 0: nothing has been written
 	bytes    int
 }
@@ -150,7 +150,7 @@ func begin(w http.ResponseWriter, r *http.Request, start time.Time, timeout time
 		recorder:       recorder{ResponseWriter: w},
 		requestContext: requestContext{parent: r.Context(), deadline: start.Add(timeout), id: requestID(r), route: route},
 	}
-	e.recorder.exchange = e
+	e.whole = e
 	return e, r.WithContext(&e.requestContext)
 }
 

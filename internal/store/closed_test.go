@@ -70,6 +70,10 @@ func (b *bundle) requireClosed(component item.Key) {
 		"Get":      func(ctx context.Context) error { _, err := b.Get(ctx, component); return err },
 		"GetFresh": func(ctx context.Context) error { _, err := b.GetFresh(ctx, component); return err },
 		"GetMany":  func(ctx context.Context) error { _, err := b.GetMany(ctx, keys(b.t, "a", "component:f:n")); return err },
+		"GetManyFresh": func(ctx context.Context) error {
+			_, err := b.GetManyFresh(ctx, keys(b.t, "a", "component:f:n"))
+			return err
+		},
 		"GetPublished": func(ctx context.Context) error {
 			_, err := b.GetPublished(ctx, "f", "n", false)
 			return err

@@ -143,7 +143,7 @@ func TestTheLimitIsNeverExceeded(t *testing.T) {
 	writing := start(func() error {
 		defer done.Store(true)
 		together(writers, func(writer int) {
-			w := randomWriter{servers[writer%len(servers)], rand.New(rand.NewPCG(uint64(writer), 1))} //nolint:gosec // a test's
+			w := randomWriter{servers[writer%len(servers)], rand.New(rand.NewPCG(uint64(writer), 1))}
 			for range each {
 				if err := w.write(t); err != nil {
 					t.Error(err)
