@@ -44,9 +44,9 @@ func setHeader(w http.ResponseWriter, name, value string) {
 // recorder is the response writer of an exchange, which keeps what was answered.
 type recorder struct {
 	http.ResponseWriter
-	whole    *exchange
-	status   int // 0: nothing has been written
-	bytes    int
+	whole  *exchange
+	status int // 0: nothing has been written
+	bytes  int
 }
 
 // WriteHeader keeps the status, unless it is one of those that precede another.
