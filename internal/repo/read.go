@@ -27,8 +27,7 @@ func GetMany(ctx context.Context, u *txn.Unit, keys []item.Key) ([]item.Stored, 
 		if len(groups[t]) == 0 {
 			continue
 		}
-		stored, err := query(ctx, u, t.scanStored,
-			`SELECT `+metadataColumns+prefixed(t.value)+` FROM `+t.name+` t WHERE t.key = ANY($1) AND `+alive, groups[t])
+		stored, err := query(ctx, u, t.scanStored, t.getManyText(), groups[t])
 		if err != nil {
 			return nil, err
 		}
@@ -58,6 +57,10 @@ func ETags(ctx context.Context, u *txn.Unit, keys []item.Key) (map[item.Key]stri
 	}
 	err := u.Flush(ctx)
 	return etags, err
+}
+
+func (t *table) getManyText() string {
+	return `SELECT ` + metadataColumns + prefixed(t.value) + ` FROM ` + t.name + ` t WHERE t.key = ANY($1) AND ` + alive
 }
 
 // Metadata reads what is known of one item besides its value. An item that there
