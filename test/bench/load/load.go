@@ -109,6 +109,8 @@ func Run(ctx context.Context, spec Spec) (*Result, error) {
 	}()
 	if spec.Prime {
 		err := together(clients, func(i int, c *client) error {
+			c.patience = grace * time.Duration(len(requests)/len(clients)+1)
+			defer c.close() // with its deadline, which is another from now on
 			for at := i; at < len(requests); at += len(clients) {
 				if err := c.do(ctx, requests[at]); err != nil {
 					return err
@@ -119,6 +121,9 @@ func Run(ctx context.Context, spec Spec) (*Result, error) {
 		if err != nil {
 			return nil, err
 		}
+	}
+	for _, c := range clients {
+		c.patience = spec.Warmup + spec.Duration + grace
 	}
 	start := time.Now().Add(spec.Warmup)
 	end := start.Add(spec.Duration)
@@ -166,6 +171,7 @@ type client struct {
 	requests [][]byte
 	random   *rand.Rand
 	conn     net.Conn // nil: lost, or not there yet
+	patience time.Duration
 	reader   *responseReader
 
 	latencies  hist.Histogram
@@ -245,7 +251,7 @@ func (c *client) connect(ctx context.Context) error {
 		return err
 	}
 	// One deadline for everything: setting one for each answer would cost.
-	if err := conn.SetDeadline(time.Now().Add(c.spec.Warmup + c.spec.Duration + grace)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(c.patience)); err != nil {
 		return errors.Join(err, conn.Close())
 	}
 	c.conn, c.reader = conn, newResponseReader(conn)
