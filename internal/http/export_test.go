@@ -34,3 +34,38 @@ func ParseTags(lines ...string) (*item.Tags, error) {
 
 // TitleOf returns the title of the problems of a code.
 func TitleOf(c string) string { return newProblem(code(c), "").Title }
+
+// AppendMget is appendMget, for its benchmark.
+var AppendMget = appendMget
+
+// ParsePut returns a handler that does what that of a PUT does before it stores.
+func ParsePut(key item.Key, maxBodyBytes int64) http.Handler {
+	s := newServer(Config{MaxBodyBytes: maxBodyBytes}, Dependencies{})
+	return s.handle(func(w http.ResponseWriter, r *http.Request) error {
+		body, err := s.readBody(w, r)
+		if err != nil {
+			return err
+		}
+		if _, err := item.Parse(key, body); err != nil {
+			return err
+		}
+		w.WriteHeader(http.StatusOK)
+		return nil
+	})
+}
+
+// ParseMset likewise for an mset.
+func ParseMset(maxBodyBytes int64) http.Handler {
+	s := newServer(Config{MaxBodyBytes: maxBodyBytes, MaxBatch: 1000}, Dependencies{})
+	return s.handle(func(w http.ResponseWriter, r *http.Request) error {
+		body, err := s.readBody(w, r)
+		if err != nil {
+			return err
+		}
+		if _, _, err := s.parseMset(body); err != nil {
+			return err
+		}
+		w.WriteHeader(http.StatusOK)
+		return nil
+	})
+}

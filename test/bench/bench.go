@@ -85,7 +85,7 @@ func newHarness(ctx context.Context, o options, out io.Writer) (*harness, error)
 }
 
 func (b *harness) close(ctx context.Context) error {
-	return errors.Join(b.stop(ctx), os.RemoveAll(b.dir))
+	return errors.Join(b.stop(ctx), os.RemoveAll(b.dir)) //nolint:gosec // a temporary folder of ours
 }
 
 func (b *harness) runAll(ctx context.Context) (*findings, error) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/stockroom/stockroom/test/bench/report"
@@ -134,21 +135,35 @@ func median(rounds []measured, of func(*measured) time.Duration) time.Duration {
 	return time.Duration(m)
 }
 
-// errors counts those of all rounds and returns the first.
-func (o outcome) errors(system string) (n uint64, first string) {
+// errors counts those of all rounds.
+func (o outcome) errors(system string) (n uint64) {
 	for i := range o[system] {
 		n += o[system][i].Errors
-		if first == "" {
-			first = o[system][i].FirstError
-		}
 	}
-	return n, first
+	return n
 }
 
-// run measures a part. Systems that are not installed are left out.
-func (b *harness) run(ctx context.Context, p *part) (_ outcome, err error) {
-	systems := make(map[string]system)
-	var names []string
+// running are the systems of a part.
+type running struct {
+	names   []string
+	systems map[string]system
+	stops   []func() error
+}
+
+// stop ends those that no other part needs.
+func (r *running) stop() error {
+	failures := make([]error, len(r.stops))
+	for i, stop := range r.stops {
+		failures[i] = stop()
+	}
+	return errors.Join(failures...)
+}
+
+// startAll starts the systems of a part and holds that they answer the same. Those
+// that are not installed are left out. What it returns must be stopped, even with an
+// error.
+func (b *harness) startAll(ctx context.Context, p *part) (*running, error) {
+	r := &running{systems: make(map[string]system)}
 	for _, name := range p.systems {
 		if b.without[name] != "" {
 			continue
@@ -160,21 +175,31 @@ func (b *harness) run(ctx context.Context, p *part) (_ outcome, err error) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
+			return r, fmt.Errorf("%s: %w", name, err)
 		}
-		defer func() { err = errors.Join(err, stop()) }()
-		systems[name] = s
-		names = append(names, name)
+		r.names = append(r.names, name)
+		r.systems[name] = s
+		r.stops = append(r.stops, stop)
 		// What PGlite keeps as JSON comes back with its own order of members.
 		if h, ok := s.(*httpSystem); ok && !p.writes() && name != sysPGlite {
 			if err := h.verify(ctx, p.op); err != nil {
-				return nil, fmt.Errorf("%s: %w", name, err)
+				return r, fmt.Errorf("%s: %w", name, err)
 			}
 		}
 	}
+	return r, nil
+}
+
+// run measures a part.
+func (b *harness) run(ctx context.Context, p *part) (_ outcome, err error) {
+	r, err := b.startAll(ctx, p)
+	defer func() { err = errors.Join(err, r.stop()) }()
+	if err != nil {
+		return nil, err
+	}
 	result := make(outcome)
 	for round := range b.options.rounds {
-		order := slices.Clone(names)
+		order := slices.Clone(r.names)
 		if round%2 == 1 {
 			slices.Reverse(order) // nobody is always behind the same one
 		}
@@ -184,7 +209,7 @@ func (b *harness) run(ctx context.Context, p *part) (_ outcome, err error) {
 					return nil, err
 				}
 			}
-			m, err := systems[name].measure(ctx, p.op, p.connections, b.options.duration)
+			m, err := r.systems[name].measure(ctx, p.op, p.connections, b.options.duration)
 			if err != nil {
 				return nil, fmt.Errorf("%s, %s: %w", p.title(), name, err)
 			}
@@ -220,7 +245,7 @@ func (p *part) checks(o outcome) []report.Check {
 		}
 		spoilt := ""
 		for _, name := range []string{t.ours, t.yardstick} {
-			if n, _ := o.errors(name); n > 0 {
+			if n := o.errors(name); n > 0 {
 				spoilt = fmt.Sprintf("%d errors of %s", n, name)
 			}
 		}
@@ -249,7 +274,6 @@ func (p *part) rows(o outcome) [][]string {
 		micros := func(of func(*measured) time.Duration) string {
 			return report.Number(float64(median(rounds, of)) / 1e3)
 		}
-		failed, _ := o.errors(name)
 		rows = append(rows, []string{
 			p.title(), name,
 			report.Number(report.Median(o.throughputs(name))),
@@ -258,7 +282,7 @@ func (p *part) rows(o outcome) [][]string {
 			micros(func(m *measured) time.Duration { return m.server }),
 			micros(func(m *measured) time.Duration { return m.postgres }),
 			micros(func(m *measured) time.Duration { return m.client }),
-			fmt.Sprint(failed),
+			strconv.FormatUint(o.errors(name), 10),
 		})
 	}
 	return rows

@@ -184,7 +184,7 @@ func (p *pgbench) measure(ctx context.Context, op operation, connections int, du
 		}
 		args = append(args, "-f", path)
 	}
-	cmd := exec.CommandContext(ctx, program, args...)
+	cmd := exec.CommandContext(ctx, program, args...) //nolint:gosec // the values of a registry are no commands
 	cmd.Env = append(p.b.postgres.Env(database), "LC_ALL=C")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	return p.b.account(nil, func() (*load.Result, *os.ProcessState, error) {

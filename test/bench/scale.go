@@ -97,11 +97,12 @@ func (s *scaleStore) batch() []string {
 
 // body is a value like those that fill the store.
 func (s *scaleStore) body() []byte {
-	body := strings.Repeat(`export const Item = () => <li className=\"flex items-center\" />\n`, 6)
+	body := []byte(`{"sourceCode":"`)
+	body = append(body, strings.Repeat(`export const Item = () => <li className=\"flex items-center\" />\n`, 6)...)
 	for range 8 {
-		body += strconv.FormatUint(s.random.Uint64(), 16)
+		body = strconv.AppendUint(body, s.random.Uint64(), 16)
 	}
-	return []byte(`{"sourceCode":"` + body + `"}`)
+	return append(body, `"}`...)
 }
 
 // openScale makes and fills a database. Its service does not run yet.
@@ -182,12 +183,18 @@ type scaleOutcome map[operation]map[int][]measured
 
 // runScale measures every operation at every number of items, which take turns.
 func (b *harness) runScale(ctx context.Context) (_ scaleOutcome, err error) {
-	stores := make([]*scaleStore, len(b.options.scale))
-	for i, n := range b.options.scale {
-		if stores[i], err = b.openScale(ctx, n); err != nil {
+	var stores []*scaleStore
+	defer func() {
+		for _, s := range stores {
+			err = errors.Join(err, s.stop())
+		}
+	}()
+	for _, n := range b.options.scale {
+		s, err := b.openScale(ctx, n)
+		if err != nil {
 			return nil, err
 		}
-		defer func() { err = errors.Join(err, stores[i].stop()) }()
+		stores = append(stores, s)
 	}
 	result := make(scaleOutcome)
 	for i := range scaleOperations {

@@ -132,7 +132,10 @@ func client(ctx context.Context, spec load.Spec) (*load.Result, *os.ProcessState
 		return nil, nil, fmt.Errorf("the client: %w: %s", err, problems.String())
 	}
 	result := new(load.Result)
-	return result, cmd.ProcessState, json.Unmarshal(out, result)
+	if err := json.Unmarshal(out, result); err != nil {
+		return nil, nil, fmt.Errorf("the client: %w", err)
+	}
+	return result, cmd.ProcessState, nil
 }
 
 // seed stores everything, batch by batch.
@@ -173,7 +176,7 @@ func (s *httpSystem) verify(ctx context.Context, op operation) error {
 }
 
 func fetch(ctx context.Context, method, url string, body []byte) ([]byte, error) {
-	request, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
+	request, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body)) //nolint:gosec // a server of ours
 	if err != nil {
 		return nil, err
 	}
@@ -181,7 +184,7 @@ func fetch(ctx context.Context, method, url string, body []byte) ([]byte, error)
 		request.Header.Set("Content-Type", "application/json")
 	}
 	request.Close = true
-	response, err := http.DefaultClient.Do(request)
+	response, err := http.DefaultClient.Do(request) //nolint:gosec // a server of ours
 	if err != nil {
 		return nil, err
 	}
@@ -282,7 +285,9 @@ func (b *harness) startRedis(ctx context.Context) (*httpSystem, error) {
 		dialect: dialectWebdis, requests: b.data.webdisRequests,
 	}
 	if first {
-		return s, s.seed(ctx)
+		if err := s.seed(ctx); err != nil {
+			return nil, err
+		}
 	}
 	return s, nil
 }
@@ -299,7 +304,9 @@ func (b *harness) startPGlite(ctx context.Context) (*httpSystem, error) {
 	}
 	s := &httpSystem{b: b, process: b.pglite, pids: []int{b.pglite.PID()}, dialect: dialectOwn, requests: b.data.ownRequests}
 	if first {
-		return s, s.seed(ctx)
+		if err := s.seed(ctx); err != nil {
+			return nil, err
+		}
 	}
 	return s, nil
 }

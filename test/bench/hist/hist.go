@@ -32,7 +32,7 @@ func (h *Histogram) Record(d time.Duration) {
 
 // Add counts all that other has counted.
 func (h *Histogram) Add(other *Histogram) {
-	for i, n := range other.counts {
+	for i, n := range &other.counts {
 		h.counts[i] += n
 	}
 	h.total += other.total
@@ -53,7 +53,7 @@ func (h *Histogram) Quantile(q float64) time.Duration {
 	}
 	rank := min(max(uint64(math.Ceil(q*float64(h.total))), 1), h.total)
 	var seen uint64
-	for i, n := range h.counts {
+	for i, n := range &h.counts {
 		if seen += n; seen >= rank {
 			return min(upperBound(i), h.max)
 		}

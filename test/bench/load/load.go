@@ -22,27 +22,28 @@ import (
 
 // Spec says what to ask for, and how.
 type Spec struct {
-	Address     string        // host:port
-	Requests    string        // a file that WriteRequests has written
-	Connections int           // each has one request in flight, always
-	Prime       bool          // send each request once before anything else
-	Warmup      time.Duration // not measured
-	Duration    time.Duration
-	Statuses    []int // that are right; any other is an error
+	Address     string        `json:"address"`     // host:port
+	Requests    string        `json:"requests"`    // a file that WriteRequests has written
+	Connections int           `json:"connections"` // each has one request in flight, always
+	Prime       bool          `json:"prime"`       // send each request once before anything else
+	Warmup      time.Duration `json:"warmup"`      // not measured
+	Duration    time.Duration `json:"duration"`
+	Statuses    []int         `json:"statuses"` // that are right; any other is an error
 }
 
 // Result is what was measured.
 type Result struct {
-	Requests  uint64        // answered rightly within Duration
-	PerSecond float64       // of those
-	P50, P99  time.Duration // of those
-	Max       time.Duration
-	Bytes     uint64 // of the bodies of those
-	Errors    uint64 // answers with another status, and connections lost, at any time
+	Requests  uint64        `json:"requests"`  // answered rightly within Duration
+	PerSecond float64       `json:"perSecond"` // of those
+	P50       time.Duration `json:"p50"`       // of those
+	P99       time.Duration `json:"p99"`       // of those
+	Max       time.Duration `json:"max"`       // of those
+	Bytes     uint64        `json:"bytes"`     // of the bodies of those
+	Errors    uint64        `json:"errors"`    // answers with another status, and connections lost, at any time
 	// Sent is all that was answered, before Duration too: what the work of the
 	// server is to be divided by.
-	Sent       uint64
-	FirstError string
+	Sent       uint64 `json:"sent"`
+	FirstError string `json:"firstError"`
 }
 
 // WriteRequests writes requests, which are whole HTTP requests, for Run.
@@ -59,6 +60,9 @@ func WriteRequests(path string, requests [][]byte) error {
 	return errors.Join(w.Flush(), file.Close())
 }
 
+// lengthBytes is the size of the number in front of each request.
+const lengthBytes = 4
+
 // readRequests reads what WriteRequests has written.
 func readRequests(path string) ([][]byte, error) {
 	all, err := os.ReadFile(path)
@@ -67,11 +71,14 @@ func readRequests(path string) ([][]byte, error) {
 	}
 	var requests [][]byte
 	for len(all) > 0 {
-		if len(all) < 4 || uint64(len(all)-4) < uint64(binary.LittleEndian.Uint32(all)) {
+		if len(all) < lengthBytes {
+			return nil, fmt.Errorf("load: %s ends within a length", path)
+		}
+		n := int(binary.LittleEndian.Uint32(all))
+		if all = all[lengthBytes:]; len(all) < n {
 			return nil, fmt.Errorf("load: %s ends within a request", path)
 		}
-		n := 4 + int(binary.LittleEndian.Uint32(all))
-		requests = append(requests, all[4:n:n])
+		requests = append(requests, all[:n:n])
 		all = all[n:]
 	}
 	if len(requests) == 0 {

@@ -103,11 +103,17 @@ func (p *Process) Stop() error {
 	return fmt.Errorf("%s does not end", p.name)
 }
 
+// ready returns the process, or, where it has not come up, ends it.
+func (p *Process) ready(err error) (*Process, error) {
+	if err != nil {
+		return nil, errors.Join(err, p.Stop())
+	}
+	return p, nil
+}
+
 // await returns when a GET of path is answered with 200.
 func (p *Process) await(ctx context.Context, path string) error {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	err := poll(ctx, func() error {
+	return p.poll(ctx, func(ctx context.Context) error {
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, p.url+path, http.NoBody)
 		if err != nil {
 			return err
@@ -122,47 +128,39 @@ func (p *Process) await(ctx context.Context, path string) error {
 			return fmt.Errorf("%s answers %s", path, response.Status)
 		}
 		return nil
-	}, p.ended)
-	if err != nil {
-		return errors.Join(fmt.Errorf("%s does not come up: %w; it wrote: %s", p.name, err, p.log.text()), p.Stop())
-	}
-	return nil
+	})
 }
 
 // awaitPort returns when somebody listens on address.
 func (p *Process) awaitPort(ctx context.Context, address string) error {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	err := poll(ctx, func() error {
+	return p.poll(ctx, func(ctx context.Context) error {
 		var dialer net.Dialer
 		conn, err := dialer.DialContext(ctx, "tcp", address)
 		if err != nil {
 			return err
 		}
 		return conn.Close()
-	}, p.ended)
-	if err != nil {
-		return errors.Join(fmt.Errorf("%s does not come up: %w; it wrote: %s", p.name, err, p.log.text()), p.Stop())
-	}
-	return nil
+	})
 }
 
-// poll calls done until that returns nil, ctx ends, or the process has ended.
-func poll(ctx context.Context, done func() error, ended <-chan struct{}) error {
+// poll calls done until that returns nil, or there is no hope that it will.
+func (p *Process) poll(ctx context.Context, done func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
 	ticker := time.NewTicker(pollEvery)
 	defer ticker.Stop()
 	for {
-		err := done()
+		err := done(ctx)
 		if err == nil {
 			return nil
 		}
 		select {
 		case <-ticker.C:
-		case <-ended:
-			return fmt.Errorf("it has ended: %w", err)
+			continue
+		case <-p.ended:
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", ctx.Err(), err)
 		}
+		return fmt.Errorf("%s does not come up: %w; it wrote: %s", p.name, err, p.log.text())
 	}
 }
 

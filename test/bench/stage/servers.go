@@ -44,7 +44,7 @@ func StartServer(ctx context.Context, program, dir, dsn string, env ...string) (
 	if err != nil {
 		return nil, err
 	}
-	return p, p.await(ctx, "/readyz")
+	return p.ready(p.await(ctx, "/readyz"))
 }
 
 // StartSelf starts a subcommand of this program that listens on -address, and
@@ -65,7 +65,7 @@ func StartSelf(ctx context.Context, dir, name string, args ...string) (*Process,
 	if err != nil {
 		return nil, err
 	}
-	return p, p.awaitPort(ctx, address)
+	return p.ready(p.awaitPort(ctx, address))
 }
 
 // ErrMissing says that a yardstick is not installed here.
@@ -126,7 +126,10 @@ func StartRedis(ctx context.Context, dir string) (_ *Redis, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return r, r.Webdis.await(ctx, "/PING")
+	if err := r.Webdis.await(ctx, "/PING"); err != nil {
+		return nil, err
+	}
+	return r, nil
 }
 
 // Stop ends both.
@@ -179,5 +182,5 @@ func StartPGlite(ctx context.Context, dir string) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	return p, p.await(ctx, "/livez")
+	return p.ready(p.await(ctx, "/livez"))
 }
