@@ -80,6 +80,30 @@ load: ## 500 clients against 2 slots, in three settings, each for DURATION (60s)
 	@[ -n "$${TEST_DATABASE_URL:-}" ] || scripts/ensure-postgres.sh
 	STOCKROOM_LOAD_DURATION='$(DURATION)' go test -count=1 -timeout 0 -v -run '^TestLoad$$' ./internal/app
 
+REGISTRY ?=
+ROUNDS ?= 4
+SECONDS ?= 4
+MEMORY ?= 0
+ONLY ?=
+BENCH = go run ./test/bench -registry '$(REGISTRY)' -only '$(ONLY)' -memory '$(MEMORY)'
+
+.PHONY: bench
+bench: ## compare with the yardsticks, write docs/benchmarks.md: REGISTRY=, ROUNDS=, SECONDS=, MEMORY=10m, ONLY=
+	@scripts/ensure-postgres.sh
+	$(BENCH) -rounds '$(ROUNDS)' -seconds '$(SECONDS)'
+
+.PHONY: bench/quick
+bench/quick: ## the same in three minutes: few rounds, no Node, fewer items, nothing written
+	@scripts/ensure-postgres.sh
+	$(BENCH) -rounds 2 -seconds 2 -node=false -scale 1000,10000 -doc ''
+
+BENCHTIME ?= 1s
+
+.PHONY: bench/micro
+bench/micro: ## measure the hot paths one by one, with their allocations: BENCHTIME= (1s)
+	@[ -n "$${TEST_DATABASE_URL:-}" ] || scripts/ensure-postgres.sh
+	go test -run '^$$' -bench . -benchmem -benchtime '$(BENCHTIME)' ./internal/...
+
 .PHONY: lint
 lint: lint/go lint/openapi ## check the code and openapi.yaml
 
@@ -115,4 +139,4 @@ image: ## build the container image: IMAGE=, GO_IMAGE=, RUNTIME_IMAGE=
 
 .PHONY: clean
 clean: ## remove what was built or installed here, never data
-	rm -rf bin node_modules tools/openapi/node_modules
+	rm -rf bin node_modules tools/openapi/node_modules test/bench/pglite/node_modules

@@ -28,14 +28,15 @@ func (b *harness) machine(ctx context.Context) string {
 		{"Go", strings.TrimPrefix(runtime.Version(), "go")},
 		{"chi", moduleVersion("github.com/go-chi/chi/v5")},
 		{"PostgreSQL", b.setting(ctx, "server_version")},
-		{"its settings", b.settings(ctx, "shared_buffers", "max_wal_size", "fsync", "synchronous_commit", "full_page_writes", "default_toast_compression")},
+		{"its settings", b.settings(ctx, "shared_buffers", "max_wal_size", "fsync", "synchronous_commit", "full_page_writes")},
+		{"sources are compressed by", b.compression(ctx)},
 		{"redis", firstOf(ctx, `v=(\S+)`, "redis-server", "--version")},
 		{"webdis", firstOf(ctx, `.+`, "dpkg-query", "--show", "--showformat=${Version}", "webdis")},
 		{"Node", firstOf(ctx, `v(\S+)`, "node", "--version")},
 		{"PGlite", pgliteVersion()},
 		{"stored", fmt.Sprintf("%s components, out of %s, %s bytes each on average (%s for pgbench)",
 			report.Number(items), b.data.set.Source, report.Number(float64(b.data.set.Mean())), report.Number(float64(meanOf(b.data.sample))))},
-		{"measured", fmt.Sprintf("%d rounds of %s, each after a second of warming up; the medians", b.options.rounds, b.options.duration)},
+		{"measured", fmt.Sprintf("rounds: %d, of %s each after a second of warming up; the medians", b.options.rounds, b.options.duration)},
 	}
 	return report.Table([]string{"what", "which"}, rows)
 }
@@ -123,6 +124,16 @@ func (b *harness) settings(ctx context.Context, names ...string) string {
 		all[i] = name + " " + b.setting(ctx, name)
 	}
 	return strings.Join(all, ", ") + "; those of the embedded one"
+}
+
+// compression is that of the column which holds most of what is stored.
+func (b *harness) compression(ctx context.Context) string {
+	name, err := b.postgres.Text(ctx, database, `SELECT CASE attcompression WHEN 'l' THEN 'lz4' ELSE current_setting('default_toast_compression') END
+		FROM pg_attribute WHERE attrelid = 'components'::regclass AND attname = 'source_code'`)
+	if err != nil {
+		return unknown
+	}
+	return name
 }
 
 func pgliteVersion() string {

@@ -171,7 +171,7 @@ func (b *harness) startAll(ctx context.Context, p *part) (*running, error) {
 		s, stop, err := b.start(ctx, name)
 		if errors.Is(err, stage.ErrMissing) {
 			b.without[name] = err.Error()
-			fmt.Fprintf(b.out, "%s is left out: %v (apt-get install webdis redis-server nodejs npm)\n", name, err)
+			fmt.Fprintf(b.out, "%s is left out: %v (apt-get install webdis redis-server nodejs npm postgresql)\n", name, err)
 			continue
 		}
 		if err != nil {

@@ -226,6 +226,10 @@ func (b *harness) start(ctx context.Context, name string) (system, func() error,
 		}
 		return &httpSystem{b: b, process: p, pids: []int{p.PID()}, dialect: dialectOwn, requests: b.data.ownRequests}, p.Stop, nil
 	case sysPgbench:
+		// PostgreSQL's npm packages come without.
+		if _, err := b.postgres.Program("pgbench"); err != nil {
+			return nil, nil, fmt.Errorf("pgbench: %w", stage.ErrMissing)
+		}
 		return &pgbench{b: b}, nothing, nil
 	case sysWebdis:
 		s, err := b.startRedis(ctx)
