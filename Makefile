@@ -95,7 +95,7 @@ bench: ## compare with the yardsticks, write docs/benchmarks.md: REGISTRY=, ROUN
 .PHONY: bench/quick
 bench/quick: ## the same in three minutes: few rounds, no Node, fewer items, nothing written
 	@scripts/ensure-postgres.sh
-	$(BENCH) -rounds 2 -seconds 2 -node=false -scale 1000,10000 -doc ''
+	$(BENCH) -rounds 2 -seconds 1 -node=false -scale 1000,10000 -doc ''
 
 BENCHTIME ?= 1s
 

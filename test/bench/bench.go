@@ -54,7 +54,7 @@ func newHarness(ctx context.Context, o options, out io.Writer) (*harness, error)
 		return nil, err
 	}
 	b := &harness{
-		options: o, dir: dir, out: out, without: make(map[string]string),
+		options: o, dir: dir, out: out, commit: commit(ctx), without: make(map[string]string),
 		files: requestFiles{dir: dir, made: make(map[string]string)},
 	}
 	if !o.node {
@@ -151,7 +151,7 @@ func (b *harness) sections(ctx context.Context, found *findings) map[string]stri
 		m := found.memory
 		sections[sectionMemory] = report.Checks([]report.Check{m.check()}) + fmt.Sprintf(
 			"\n%.1f MiB, then %.1f MiB, under %s requests a second at commit %s.\n",
-			m.early/(1<<20), m.late/(1<<20), report.Number(float64(m.requests)/m.whole.Seconds()), commit(ctx))
+			m.early/(1<<20), m.late/(1<<20), report.Number(float64(m.requests)/m.whole.Seconds()), b.commit)
 	}
 	if len(checks) > 0 {
 		sections[sectionResults] = strings.Join([]string{

@@ -24,7 +24,7 @@ func (b *harness) machine(ctx context.Context) string {
 		{"CPU", fmt.Sprintf("%s, %d cores", cpuModel(), runtime.NumCPU())},
 		{"memory", memoryTotal()},
 		{"kernel", firstOf(ctx, `[\d.]+`, "uname", "-sr")},
-		{"commit", commit(ctx)},
+		{"commit", b.commit},
 		{"Go", strings.TrimPrefix(runtime.Version(), "go")},
 		{"chi", moduleVersion("github.com/go-chi/chi/v5")},
 		{"PostgreSQL", b.setting(ctx, "server_version")},

@@ -38,6 +38,7 @@ type system interface {
 type harness struct {
 	options  options
 	dir      string
+	commit   string // that is measured
 	program  string // the service's
 	postgres *stage.Postgres
 	data     *dataset
