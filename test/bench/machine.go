@@ -13,6 +13,8 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/stockroom/stockroom/test/bench/report"
 )
@@ -23,6 +25,7 @@ func (b *harness) machine(ctx context.Context) string {
 	rows := [][]string{
 		{"CPU", fmt.Sprintf("%s, %d cores", cpuModel(), runtime.NumCPU())},
 		{"memory", memoryTotal()},
+		{"a sync of the disk", b.syncTime()},
 		{"kernel", firstOf(ctx, `[\d.]+`, "uname", "-sr")},
 		{"commit", b.commit},
 		{"Go", strings.TrimPrefix(runtime.Version(), "go")},
@@ -39,6 +42,30 @@ func (b *harness) machine(ctx context.Context) string {
 		{"measured", fmt.Sprintf("rounds: %d, of %s each after a second of warming up; the medians", b.options.rounds, b.options.duration)},
 	}
 	return report.Table([]string{"what", "which"}, rows)
+}
+
+// syncTime is how long the disk takes to keep a page for good: what a commit costs,
+// and so what writers gain that share one.
+func (b *harness) syncTime() string {
+	const writes = 200
+	file, err := os.CreateTemp(b.dir, "sync-")
+	if err != nil {
+		return unknown
+	}
+	defer file.Close()
+	page := make([]byte, 8<<10)
+	took := make([]float64, writes)
+	for i := range took {
+		if _, err := file.Write(page); err != nil {
+			return unknown
+		}
+		began := time.Now()
+		if err := syscall.Fdatasync(int(file.Fd())); err != nil { //nolint:gosec // a descriptor is a small number
+			return unknown
+		}
+		took[i] = float64(time.Since(began)) / float64(time.Microsecond)
+	}
+	return report.Number(report.Median(took)) + " µs for a page of 8 KiB"
 }
 
 func meanOf(bodies [][]byte) int {
