@@ -31,7 +31,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Args[1:])
 	if err != nil && ctx.Err() != nil {
-		err = errors.New("interrupted; everything is ended") // whatever that broke
+		err = errors.Join(errors.New("interrupted"), err)
 	}
 	stop()
 	if err != nil && !errors.Is(err, flag.ErrHelp) {
