@@ -17,12 +17,11 @@ import (
 	"github.com/stockroom/stockroom/test/bench/stage"
 )
 
-// findings are what all parts gave; nil where one was not run.
+// findings are what the parts gave; nil where one was not run.
 type findings struct {
 	parts       map[string]outcome
 	scale       scaleOutcome
 	allocations *allocations
-	memory      *memoryOutcome
 }
 
 // bench runs what is asked for, prints what came out, and writes the page.
@@ -38,14 +37,29 @@ func bench(ctx context.Context, o options, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	sections := b.sections(ctx, found)
-	for _, name := range slices.Sorted(maps.Keys(sections)) {
-		fmt.Fprintf(out, "\n%s\n", sections[name])
+	if err := b.publish(b.sections(ctx, found)); err != nil || !o.runs(partMemory) {
+		return err
 	}
-	if o.doc == "" {
+	// This takes long. Whoever ends it early keeps the rest.
+	memory, err := b.runMemory(ctx)
+	if err != nil {
+		return err
+	}
+	return b.publish(map[string]string{sectionMemory: b.memorySection(memory)})
+}
+
+// publish prints sections and writes them to the page.
+func (b *harness) publish(sections map[string]string) error {
+	for _, name := range slices.Sorted(maps.Keys(sections)) {
+		fmt.Fprintf(b.out, "\n%s\n", sections[name])
+	}
+	if len(b.options.only) > 0 {
+		delete(sections, sectionResults) // a part does not take the place of the whole
+	}
+	if b.options.doc == "" || len(sections) == 0 {
 		return nil
 	}
-	return writeSections(o.doc, sections, out)
+	return writeSections(b.options.doc, sections, b.out)
 }
 
 func newHarness(ctx context.Context, o options, out io.Writer) (*harness, error) {
@@ -88,6 +102,7 @@ func (b *harness) close(ctx context.Context) error {
 	return errors.Join(b.stop(ctx), os.RemoveAll(b.dir)) //nolint:gosec // a temporary folder of ours
 }
 
+// runAll runs all parts but memory.
 func (b *harness) runAll(ctx context.Context) (*findings, error) {
 	found := &findings{parts: make(map[string]outcome)}
 	var err error
@@ -110,11 +125,6 @@ func (b *harness) runAll(ctx context.Context) (*findings, error) {
 			return nil, err
 		}
 	}
-	if b.options.runs(partMemory) {
-		if found.memory, err = b.runMemory(ctx); err != nil {
-			return nil, err
-		}
-	}
 	return found, nil
 }
 
@@ -125,8 +135,7 @@ const (
 	sectionMemory  = "memory"
 )
 
-// sections are those parts of the page of which all was measured, and on standard
-// output of which anything was.
+// sections are the parts of the page that something was measured for.
 func (b *harness) sections(ctx context.Context, found *findings) map[string]string {
 	sections := make(map[string]string)
 	var checks []report.Check
@@ -147,12 +156,6 @@ func (b *harness) sections(ctx context.Context, found *findings) map[string]stri
 	if found.allocations != nil {
 		checks = append(checks, found.allocations.check())
 	}
-	if found.memory != nil {
-		m := found.memory
-		sections[sectionMemory] = report.Checks([]report.Check{m.check()}) + fmt.Sprintf(
-			"\n%.1f MiB, then %.1f MiB, under %s requests a second at commit %s.\n",
-			m.early/(1<<20), m.late/(1<<20), report.Number(float64(m.requests)/m.whole.Seconds()), b.commit)
-	}
 	if len(checks) > 0 {
 		sections[sectionResults] = strings.Join([]string{
 			b.machine(ctx), report.Checks(checks),
@@ -161,23 +164,12 @@ func (b *harness) sections(ctx context.Context, found *findings) map[string]stri
 			}, rows),
 		}, "\n")
 	}
-	if len(b.options.only) > 0 {
-		// What was measured in part is shown, but does not take the place of a whole.
-		return partial(sections)
-	}
 	return sections
 }
 
-// partial marks sections that are not for the page.
-func partial(sections map[string]string) map[string]string {
-	marked := make(map[string]string, len(sections))
-	for name, text := range sections {
-		if name != sectionMemory && name != sectionScale {
-			name += " (in part)"
-		}
-		marked[name] = text
-	}
-	return marked
+func (b *harness) memorySection(m *memoryOutcome) string {
+	return report.Checks([]report.Check{m.check()}) + fmt.Sprintf("\n%.1f MiB, then %.1f MiB, under %s requests a second at commit %s.\n",
+		m.early/(1<<20), m.late/(1<<20), report.Number(float64(m.requests)/m.whole.Seconds()), b.commit)
 }
 
 // writeSections puts sections into the page.
@@ -188,9 +180,6 @@ func writeSections(path string, sections map[string]string, out io.Writer) error
 	}
 	page := string(content)
 	for name, text := range sections {
-		if name != sectionResults && name != sectionScale && name != sectionMemory {
-			continue
-		}
 		if page, err = report.Replace(page, name, text); err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
