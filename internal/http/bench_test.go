@@ -186,16 +186,18 @@ func BenchmarkParseMset(b *testing.B) {
 func BenchmarkEncodeMget(b *testing.B) {
 	body := []byte(medianBody(b))
 	keys := make([]item.Key, 100)
-	values := make(map[item.Key][]byte, len(keys))
+	found := make([]item.Stored, len(keys))
 	for i := range keys {
 		key, err := item.ComponentKey("bench", strconv.Itoa(i))
 		require.NoError(b, err)
-		keys[i], values[key] = key, body
+		keys[i], found[i] = key, item.Stored{Metadata: item.Metadata{Key: key}, JSON: body}
 	}
 	b.SetBytes(int64(len(keys) * len(body)))
 	b.ReportAllocs()
+	var out []byte
 	for b.Loop() {
-		if _, err := stockhttp.AppendMget(make([]byte, 0, len(keys)*(len(body)+64)), keys, values); err != nil {
+		var err error
+		if out, err = stockhttp.AppendMget(out[:0], keys, found); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -1,16 +1,11 @@
 package http_test
 
 import (
-	"bytes"
-	"fmt"
-	"io"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/go-chi/chi/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/stockroom/stockroom/internal/readcache"
@@ -51,53 +46,4 @@ func TestMgetFromTheCache(t *testing.T) {
 
 	require.NoError(t, b.store.FlushMarks(t.Context()))
 	require.EqualValues(t, 8, b.get(itemPath("a")+"/metadata").metadata().AccessCount, "a write, six times mget, a get")
-}
-
-// BenchmarkMget compares mget of 100 keys of 4 KB with a handler that does nothing
-// but write the same bytes.
-func BenchmarkMget(b *testing.B) {
-	cache := readcache.New(64<<20, time.Hour)
-	defer cache.Close()
-	s := setup(b, cached(cache))
-	var keys []string
-	for i := range 100 {
-		key := fmt.Sprintf("component:react:name-%03d", i)
-		keys = append(keys, fmt.Sprintf("%q", key))
-		s.put(itemPath(key), fmt.Sprintf(`{"sourceCode":%q}`, strings.Repeat("x", 4<<10)))
-	}
-	ask := `{"keys":[` + strings.Join(keys, ",") + `]}`
-	answer := []byte(s.post("/v1/mget", ask).is(http.StatusOK).body)
-	cache.Heard(time.Now())
-
-	router := chi.NewRouter()
-	router.Post("/v1/mget", func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body)
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write(answer)
-	})
-	bare := httptest.NewServer(router)
-	defer bare.Close()
-	transport := &http.Transport{MaxIdleConnsPerHost: 64}
-	defer transport.CloseIdleConnections()
-	client := &http.Client{Transport: transport}
-	for name, url := range map[string]string{"bare": bare.URL, "stockroom": s.URL} {
-		b.Run(name, func(b *testing.B) {
-			b.SetParallelism(4)
-			b.SetBytes(int64(len(answer)))
-			b.RunParallel(func(pb *testing.PB) {
-				for pb.Next() {
-					response, err := client.Post(url+"/v1/mget", "application/json", bytes.NewReader([]byte(ask)))
-					if err != nil {
-						b.Error(err)
-						return
-					}
-					n, _ := io.Copy(io.Discard, response.Body)
-					response.Body.Close()
-					if int(n) != len(answer) {
-						b.Errorf("%d bytes", n)
-					}
-				}
-			})
-		})
-	}
 }
