@@ -14,6 +14,7 @@ import (
 
 	"github.com/stockroom/stockroom/internal/config"
 	"github.com/stockroom/stockroom/internal/conntrack"
+	stockhttp "github.com/stockroom/stockroom/internal/http"
 )
 
 const (
@@ -55,14 +56,17 @@ func listen(ctx context.Context, cfg config.Config, registry *conntrack.Registry
 	if err != nil {
 		return nil, err
 	}
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", string(cfg.Addr))
+	bound, err := new(net.ListenConfig).Listen(ctx, "tcp", string(cfg.Addr))
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
+	}
+	if tcp, ok := bound.(*net.TCPListener); ok {
+		bound = listener{tcp}
 	}
 	// Requests outlive the signal that ends ctx: they are finished first.
 	requests, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s := &server{
-		listener: listener,
+		listener: bound,
 		tls:      cfg.TLS(),
 		failed:   make(chan error, 1),
 		cancel:   cancel,
@@ -74,22 +78,25 @@ func listen(ctx context.Context, cfg config.Config, registry *conntrack.Registry
 	s.http = &http.Server{
 		Handler:           http.HandlerFunc(s.serveHTTP),
 		ReadHeaderTimeout: readHeaderTimeout,
-		ReadTimeout:       cfg.RequestTimeout + readHeaderTimeout,
-		WriteTimeout:      cfg.RequestTimeout + writeMargin,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
-		BaseContext:       func(net.Listener) context.Context { return requests },
-		ConnState:         s.track,
-		TLSConfig:         certificates,
+		// Bodies have a deadline of their own when they are read. With the same one for
+		// all that is not, net/http need not set it twice.
+		ReadTimeout:    readHeaderTimeout,
+		WriteTimeout:   cfg.RequestTimeout + writeMargin,
+		IdleTimeout:    idleTimeout,
+		MaxHeaderBytes: maxHeaderBytes,
+		BaseContext:    func(net.Listener) context.Context { return requests },
+		ConnContext:    stockhttp.WithConn,
+		ConnState:      s.track,
+		TLSConfig:      certificates,
 		// What net/http has to say is about single connections of clients.
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	go func() {
 		var err error
 		if s.tls {
-			err = s.http.ServeTLS(listener, "", "")
+			err = s.http.ServeTLS(bound, "", "")
 		} else {
-			err = s.http.Serve(listener)
+			err = s.http.Serve(bound)
 		}
 		if !errors.Is(err, http.ErrServerClosed) {
 			s.failed <- fmt.Errorf("serve: %w", err)
@@ -147,6 +154,9 @@ func (s *server) track(conn net.Conn, state http.ConnState) {
 			c.Does(conntrack.Request)
 		}
 	case http.StateIdle:
+		if plain, ok := conn.(*clientConn); ok {
+			plain.idle()
+		}
 		if c := s.conns[conn]; c != nil {
 			c.Does(conntrack.Idle)
 		}

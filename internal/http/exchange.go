@@ -2,6 +2,7 @@ package http
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -69,6 +70,31 @@ func (r *recorder) Write(body []byte) (int, error) {
 
 // Unwrap lets an http.ResponseController find the connection.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+type connKey struct{}
+
+// answerer is a connection that writes an answer in one piece when it knows how
+// long its body is.
+type answerer interface{ ExpectBody(n int) }
+
+// WithConn is for an http.Server's ConnContext. It lets answers tell a connection
+// with a method ExpectBody(n int) how long their bodies are.
+func WithConn(ctx context.Context, conn net.Conn) context.Context {
+	if a, ok := conn.(answerer); ok {
+		return context.WithValue(ctx, connKey{}, a)
+	}
+	return ctx
+}
+
+// expectBody says that a body of n bytes follows at once, and will not be left out
+// as that of an answer to HEAD is.
+func expectBody(w http.ResponseWriter, n int) {
+	if r, ok := w.(*recorder); ok {
+		if a, ok := r.whole.parent.Value(connKey{}).(answerer); ok {
+			a.ExpectBody(n)
+		}
+	}
+}
 
 // requestContext is the context of a request: it ends with its parent, which is
 // net/http's, at its deadline, or when the request has been answered. What that

@@ -94,6 +94,7 @@ func writeItem(w http.ResponseWriter, known *item.Tags, metadata item.Metadata, 
 	w.Header()["Content-Type"] = contentTypeJSON
 	if body != nil {
 		setHeader(w, "Content-Length", strconv.Itoa(len(body)))
+		expectBody(w, len(body))
 	}
 	w.WriteHeader(http.StatusOK)
 	_, _ = w.Write(body) // a caller that has left reads no answer

@@ -1,10 +1,10 @@
 package http
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -80,6 +80,9 @@ func (s *server) finished(e *exchange, r *http.Request, took time.Duration) {
 	if route == "/livez" || route == "/readyz" || route == "/metrics" {
 		level = slog.LevelDebug // asked for every few seconds by machines
 	}
+	if !s.log.Enabled(r.Context(), level) {
+		return
+	}
 	s.log.LogAttrs(r.Context(), level, "request",
 		slog.String("method", r.Method),
 		slog.String("route", route),
@@ -108,9 +111,24 @@ func (s *server) recovered(e *exchange, r *http.Request, cause any) {
 func requestID(r *http.Request) string {
 	id := r.Header.Get(headerRequestID)
 	if id == "" || len(id) > maxRequestIDBytes || strings.ContainsFunc(id, notInRequestID) {
-		return rand.Text()
+		return newRequestID()
 	}
 	return id
+}
+
+// newRequestID returns 100 random bits in base 32. They tell requests apart and keep
+// no secret.
+func newRequestID() string {
+	const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+	var id [20]byte
+	for half := range 2 {
+		bits := rand.Uint64() //nolint:gosec // see above
+		for i := range len(id) / 2 {
+			id[half*len(id)/2+i] = digits[bits%32]
+			bits /= 32
+		}
+	}
+	return string(id[:])
 }
 
 func notInRequestID(r rune) bool {

@@ -1,16 +1,10 @@
 package item
 
-import (
-	"fmt"
-	"strconv"
-
-	"github.com/go-json-experiment/json/jsontext"
-)
+import "strconv"
 
 // encoder writes one JSON object, compactly and in the order of its calls.
 type encoder struct {
 	out []byte
-	err error
 }
 
 func newEncoder(size int) *encoder {
@@ -28,12 +22,7 @@ func (e *encoder) name(name string) {
 
 func (e *encoder) text(name, value string) {
 	e.name(name)
-	out, err := jsontext.AppendQuote(e.out, value)
-	if err != nil {
-		e.err = fmt.Errorf("encode %s: %w", name, err)
-		return
-	}
-	e.out = out
+	e.out = AppendQuote(e.out, value)
 }
 
 func (e *encoder) optionalText(name string, value *string) {
@@ -56,9 +45,7 @@ func (e *encoder) integer(name string, value *int64) {
 	}
 }
 
-func (e *encoder) end() ([]byte, error) {
-	return append(e.out, '}'), e.err
-}
+func (e *encoder) end() []byte { return append(e.out, '}') }
 
 func (e *encoder) identity(key Key, has Identity) {
 	if has&HasFramework != 0 {
@@ -71,7 +58,7 @@ func (e *encoder) identity(key Key, has Identity) {
 
 // JSON encodes the component in the order of its fields in openapi.yaml:
 // equal components have equal bytes, whatever order they were sent in.
-func (c *Component) JSON(key Key) ([]byte, error) {
+func (c *Component) JSON(key Key) []byte {
 	size := len(c.SourceCode)
 	for _, field := range []*string{c.DemoCode, c.Metadata, c.Dependencies, c.RegistryDependencies} {
 		if field != nil {
@@ -92,7 +79,7 @@ func (c *Component) JSON(key Key) ([]byte, error) {
 }
 
 // JSON encodes the block as Component.JSON does a component.
-func (b *Block) JSON(key Key) ([]byte, error) {
+func (b *Block) JSON(key Key) []byte {
 	size := len(b.Files)
 	for _, field := range []*string{b.Description, b.Structure, b.Dependencies, b.ComponentsUsed} {
 		if field != nil {

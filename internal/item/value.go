@@ -89,7 +89,7 @@ func Read(dec *jsontext.Decoder, key Key) (Value, error) {
 		if err != nil {
 			return Value{}, err
 		}
-		return NewComponent(key, component)
+		return NewComponent(key, component), nil
 	case KindBlock:
 		block, err := readBlock(dec, key)
 		if err != nil {
@@ -106,11 +106,8 @@ func Read(dec *jsontext.Decoder, key Key) (Value, error) {
 }
 
 // NewComponent returns the value of a component whose fields obey the rules.
-func NewComponent(key Key, c *Component) (Value, error) {
-	raw, err := c.JSON(key)
-	if err != nil {
-		return Value{}, err
-	}
+func NewComponent(key Key, c *Component) Value {
+	raw := c.JSON(key)
 	size := int64(len(c.SourceCode))
 	if c.DemoCode != nil {
 		size += int64(len(*c.DemoCode))
@@ -118,15 +115,12 @@ func NewComponent(key Key, c *Component) (Value, error) {
 	if c.FileSize != nil {
 		size = max(size, *c.FileSize)
 	}
-	return Value{Key: key, Component: c, JSON: raw, ETag: ETagOf(raw), Bytes: size}, nil
+	return Value{Key: key, Component: c, JSON: raw, ETag: ETagOf(raw), Bytes: size}
 }
 
 // NewBlock returns the value of a block whose fields obey the rules.
 func NewBlock(key Key, b *Block) (Value, error) {
-	raw, err := b.JSON(key)
-	if err != nil {
-		return Value{}, err
-	}
+	raw := b.JSON(key)
 	size, err := contentBytes([]byte(b.Files))
 	if err != nil {
 		return Value{}, err

@@ -48,6 +48,8 @@ const (
 	// Not more often than a database should be bothered with, nor so seldom that a
 	// server with a smaller limit would have to wait for it.
 	minBeat, maxBeat = 50 * time.Millisecond, 200 * time.Millisecond
+	// gap is how long after a message the next one waits for company.
+	gap = 10 * time.Millisecond
 
 	firstRetry, lastRetry = 10 * time.Millisecond, time.Second
 	connectTimeout        = 5 * time.Second
@@ -98,6 +100,7 @@ type Notices struct {
 	hearing   *hearing
 	number    uint64    // of the next message
 	nextBeat  time.Time // when it is due
+	nextSend  time.Time // before which it is not
 	connected time.Time // when the connection was opened
 	down      bool      // and this was logged
 	warned    warned
@@ -272,15 +275,34 @@ func (n *Notices) converse(l *postgres.Listener, works func()) error {
 	return nil
 }
 
-// due tells whether a message should be sent now.
-func (n *Notices) due() bool { return n.outbox.pending() || !time.Now().Before(n.nextBeat) }
+// due tells whether a message should be sent now. One that comes soon after another
+// waits for company: to name each of many changes by itself would cost as much as
+// they do.
+func (n *Notices) due() bool {
+	now := time.Now()
+	return !now.Before(n.nextBeat) || n.outbox.pending() && !now.Before(n.nextSend)
+}
+
+// awaitDue returns a context that ends when a message is due, or at until.
+func (n *Notices) awaitDue(until time.Time) (context.Context, context.CancelFunc) {
+	if n.nextBeat.Before(until) {
+		until = n.nextBeat
+	}
+	if n.outbox.pending() && n.nextSend.Before(until) {
+		return context.WithDeadline(n.life, n.nextSend)
+	}
+	ctx, cancel := context.WithDeadline(n.life, until)
+	n.outbox.onSettled(cancel)
+	return ctx, func() {
+		n.outbox.onSettled(nil)
+		cancel()
+	}
+}
 
 // listen hears what comes until a message is due.
 func (n *Notices) listen(l *postgres.Listener) error {
-	ctx, cancel := context.WithDeadline(n.life, n.nextBeat)
+	ctx, cancel := n.awaitDue(n.nextBeat)
 	defer cancel()
-	n.outbox.onSettled(cancel)
-	defer n.outbox.onSettled(nil)
 	for {
 		text, err := l.Next(ctx)
 		switch {
@@ -309,15 +331,12 @@ func (n *Notices) detour(wait time.Duration) {
 
 // pause waits until a time, or until a message is due that can be sent.
 func (n *Notices) pause(until time.Time, works bool) {
-	if works && n.nextBeat.Before(until) {
-		until = n.nextBeat
-	}
 	ctx, cancel := context.WithDeadline(n.life, until)
-	defer cancel()
 	if works {
-		n.outbox.onSettled(cancel)
-		defer n.outbox.onSettled(nil)
+		cancel()
+		ctx, cancel = n.awaitDue(until)
 	}
+	defer cancel()
 	<-ctx.Done()
 }
 
@@ -358,7 +377,7 @@ func (n *Notices) send(notify notifyFunc, bye bool) error {
 	}
 	n.outbox.announced(end)
 	n.number++
-	n.nextBeat = time.Now().Add(n.beat)
+	n.nextBeat, n.nextSend = time.Now().Add(n.beat), time.Now().Add(gap)
 	n.sayOnce.Do(func() { close(n.said) })
 	return nil
 }

@@ -80,7 +80,7 @@ func Decode(framework, name string, body []byte) (item.Value, error) {
 	if err != nil {
 		return item.Value{}, err
 	}
-	return item.NewComponent(key, component)
+	return item.NewComponent(key, component), nil
 }
 
 // read returns the item in body, compact and held against its schema.

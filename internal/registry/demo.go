@@ -47,5 +47,5 @@ func WithDemo(v item.Value, demo *string) (item.Value, error) {
 	}
 	component := *v.Component
 	component.DemoCode = demo
-	return item.NewComponent(v.Key, &component)
+	return item.NewComponent(v.Key, &component), nil
 }

@@ -6,9 +6,10 @@ import (
 	"github.com/stockroom/stockroom/internal/item"
 )
 
-// UpsertStatement returns the statement by which Upsert stores writes, which are of
-// one kind and one mode, all of them at once, with its arguments. It is for
-// benchmarks, which measure the database by the very text that it is sent.
+// UpsertStatement returns the statement by which Upsert stores one write, or
+// UpsertMany several, all of them at once, with its arguments. They have to be of one
+// kind and one mode. It is for benchmarks, which measure the database by the very text
+// that it is sent.
 func UpsertStatement(writes []Write) (sql string, args []any, err error) {
 	if len(writes) == 0 {
 		return "", nil, errors.New("repo: a statement of no writes")
@@ -19,7 +20,7 @@ func UpsertStatement(writes []Write) (sql string, args []any, err error) {
 			return "", nil, errors.New("repo: a statement has one kind and one mode")
 		}
 	}
-	sql, args = tableOf(kind).upsertStatement(writes)
+	sql, args = tableOf(kind).upsertStatement(writes, len(writes) > 1)
 	return sql, args, nil
 }
 

@@ -34,7 +34,7 @@ type table struct {
 	valueArgs    func(v *item.Value) []any
 	// scanValue returns the destinations of a row's value columns and a function
 	// that makes the value's JSON of them once they are filled.
-	scanValue func() (dests []any, encode func(item.Key) ([]byte, error))
+	scanValue func() (dests []any, encode func(item.Key) []byte)
 	// scanSummary likewise for the summary columns.
 	scanSummary func() (dests []any, set func(*item.Summary))
 
@@ -58,7 +58,7 @@ var components = &table{
 			c.GitHubSHA, c.FileSize, c.LastModified, int16(c.Identity),
 		}
 	},
-	scanValue: func() ([]any, func(item.Key) ([]byte, error)) {
+	scanValue: func() ([]any, func(item.Key) []byte) {
 		c := new(item.Component)
 		return []any{
 			&c.SourceCode, &c.DemoCode, &c.Metadata, &c.Dependencies, &c.RegistryDependencies,
@@ -90,7 +90,7 @@ var blocks = &table{
 			b.ComponentsUsed, b.TotalSize, b.GitHubSHA, int16(b.Identity),
 		}
 	},
-	scanValue: func() ([]any, func(item.Key) ([]byte, error)) {
+	scanValue: func() ([]any, func(item.Key) []byte) {
 		b := new(item.Block)
 		return []any{
 			&b.Category, &b.Type, &b.Description, &b.Files, &b.Structure, &b.Dependencies,
@@ -111,9 +111,9 @@ var entries = &table{
 	value:        []string{"value"},
 	identityArgs: func(key item.Key) []any { return []any{key.String()} },
 	valueArgs:    func(v *item.Value) []any { return []any{string(v.JSON)} },
-	scanValue: func() ([]any, func(item.Key) ([]byte, error)) {
+	scanValue: func() ([]any, func(item.Key) []byte) {
 		value := new([]byte)
-		return []any{value}, func(item.Key) ([]byte, error) { return *value, nil }
+		return []any{value}, func(item.Key) []byte { return *value }
 	},
 }
 
@@ -229,8 +229,7 @@ func (t *table) scanStored(row pgx.CollectableRow) (item.Stored, error) {
 	if err != nil {
 		return item.Stored{}, err
 	}
-	raw, err := encode(metadata.Key)
-	return item.Stored{Metadata: metadata, JSON: raw}, err
+	return item.Stored{Metadata: metadata, JSON: encode(metadata.Key)}, nil
 }
 
 // byTable sorts keys into their tables, in the order of locking, without

@@ -38,27 +38,47 @@ type Written struct {
 // returns by how much the usage has changed, which the caller owes to
 // AddUsage.
 func Upsert(ctx context.Context, u *txn.Unit, writes []Write) (map[item.Key]Written, item.Usage, error) {
+	written := make(map[item.Key]Written, len(writes))
+	usage, err := upsert(ctx, u, writes, false, func(w Written) { written[w.Key] = w })
+	return written, usage, err
+}
+
+// UpsertMany is Upsert for callers who want to know no more than which items have
+// been created.
+func UpsertMany(ctx context.Context, u *txn.Unit, writes []Write) (created []item.Key, usage item.Usage, err error) {
+	usage, err = upsert(ctx, u, writes, true, func(w Written) {
+		if w.Created {
+			created = append(created, w.Key)
+		}
+	})
+	return created, usage, err
+}
+
+// upsert stores writes and calls done for each that was written. With brief, that
+// has nothing but whether it is new, and then its key.
+func upsert(ctx context.Context, u *txn.Unit, writes []Write, brief bool, done func(Written)) (usage item.Usage, err error) {
 	groups := make(map[*table][]Write, len(tables))
 	for _, w := range writes {
 		t := tableOf(w.Value.Key.Kind())
 		groups[t] = append(groups[t], w)
 	}
-	written := make(map[item.Key]Written, len(writes))
-	var usage item.Usage
 	for _, t := range tables {
 		group := groups[t]
 		slices.SortFunc(group, func(a, b Write) int { return cmp.Compare(a.Value.Key.String(), b.Value.Key.String()) })
 		for len(group) > 0 {
 			n := statementRows(group)
-			sql, args := t.upsertStatement(group[:n])
+			sql, args := t.upsertStatement(group[:n], brief)
 			u.Queue(sql, args...).Query(func(rows pgx.Rows) error {
-				return t.collectWritten(rows, written, &usage)
+				if brief {
+					return t.collectBrief(rows, done, &usage)
+				}
+				return t.collectWritten(rows, done, &usage)
 			})
 			group = group[n:]
 		}
 	}
-	err := u.Flush(ctx) // runs the functions above
-	return written, usage, err
+	err = u.Flush(ctx) // runs the functions above
+	return usage, err
 }
 
 // statementSizes are how many rows a statement may have: few, since each is
@@ -92,10 +112,11 @@ type upsertSQL struct {
 type upsertShape struct {
 	rows       int
 	createOnly bool
+	brief      bool
 }
 
 // upsertStatement returns the statement that stores writes, with its arguments.
-func (t *table) upsertStatement(writes []Write) (string, []any) {
+func (t *table) upsertStatement(writes []Write, brief bool) (string, []any) {
 	t.upsert.once.Do(t.prepareUpsert)
 	args := make([]any, 0, len(writes)*t.upsert.columns)
 	for i := range writes {
@@ -107,7 +128,7 @@ func (t *table) upsertStatement(writes []Write) (string, []any) {
 	if etag := writes[0].Replaces; etag != "" {
 		return t.upsert.replace, append(args, etag)
 	}
-	shape := upsertShape{rows: len(writes), createOnly: writes[0].CreateOnly}
+	shape := upsertShape{rows: len(writes), createOnly: writes[0].CreateOnly, brief: brief}
 	if sql, ok := t.upsert.texts.Load(shape); ok {
 		return sql.(string), args //nolint:errcheck // only strings are stored
 	}
@@ -167,12 +188,16 @@ func (t *table) upsertText(shape upsertShape) string {
 	if shape.createOnly {
 		b.WriteString(` WHERE t.expires_at <= excluded.updated_at`)
 	}
-	b.WriteString(` RETURNING t.prev_bytes, ` + metadataColumns)
+	if shape.brief {
+		b.WriteString(` RETURNING t.prev_bytes, t.bytes, t.version, CASE t.version WHEN 1 THEN t.key END`)
+	} else {
+		b.WriteString(` RETURNING t.prev_bytes, ` + metadataColumns)
+	}
 	return b.String()
 }
 
 // collectWritten reads the rows of an upsert.
-func (t *table) collectWritten(rows pgx.Rows, written map[item.Key]Written, usage *item.Usage) error {
+func (t *table) collectWritten(rows pgx.Rows, done func(Written), usage *item.Usage) error {
 	for rows.Next() {
 		var r metadataRow
 		var before *int64
@@ -183,14 +208,39 @@ func (t *table) collectWritten(rows pgx.Rows, written map[item.Key]Written, usag
 		if err != nil {
 			return err
 		}
-		written[metadata.Key] = Written{Metadata: metadata, Created: metadata.Version == 1}
-		if before == nil {
-			*usage = usage.Plus(item.UsageOf(t.kind, 1, metadata.Bytes))
-		} else {
-			*usage = usage.Plus(item.UsageOf(t.kind, 0, metadata.Bytes-*before))
-		}
+		done(Written{Metadata: metadata, Created: metadata.Version == 1})
+		*usage = usage.Plus(t.replaced(before, metadata.Bytes))
 	}
 	return rows.Err()
+}
+
+// collectBrief likewise where that returns the least it can.
+func (t *table) collectBrief(rows pgx.Rows, done func(Written), usage *item.Usage) error {
+	var before *int64
+	var bytes, version int64
+	var key *string
+	_, err := pgx.ForEachRow(rows, []any{&before, &bytes, &version, &key}, func() error {
+		*usage = usage.Plus(t.replaced(before, bytes))
+		w := Written{Created: version == 1}
+		if key != nil {
+			var err error
+			if w.Key, err = item.ParseKey(*key); err != nil {
+				return err
+			}
+		}
+		done(w)
+		return nil
+	})
+	return err
+}
+
+// replaced is the change of the usage by a row that was written; before is the size
+// of the one that stood there, nil for none.
+func (t *table) replaced(before *int64, bytes int64) item.Usage {
+	if before == nil {
+		return item.UsageOf(t.kind, 1, bytes)
+	}
+	return item.UsageOf(t.kind, 0, bytes-*before)
 }
 
 // Delete deletes the items of keys and returns those that there were. Rows of

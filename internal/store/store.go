@@ -6,8 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -331,9 +329,9 @@ func (s *Store) PutMany(ctx context.Context, values []item.Value, ttl *item.TTL)
 		return errors.Join(s.PutMany(ctx, values[:1], ttl), s.PutMany(ctx, values[1:], ttl))
 	}
 	return s.write(ctx, size, func(ctx context.Context, u *txn.Unit) (change, error) {
-		byKey, usage, err := repo.Upsert(ctx, u, writes)
+		created, usage, err := repo.UpsertMany(ctx, u, writes)
 		s.changed(u, keys...)
-		s.created(u, slices.Collect(maps.Values(byKey))...)
+		s.created(u, created...)
 		return change{usage: usage, stored: keys}, err
 	})
 }
@@ -432,7 +430,9 @@ func (s *Store) Publish(ctx context.Context, value item.Value, ttl *item.TTL, re
 			done.usage = done.usage.Plus(usage)
 		}
 		s.changed(u, done.stored...)
-		s.created(u, written)
+		if written.Created {
+			s.created(u, value.Key)
+		}
 		return done, nil
 	})
 	return written, err
@@ -467,13 +467,7 @@ func (s *Store) changed(u *txn.Unit, keys ...item.Key) {
 
 // created keeps accesses to items that are no more from counting for those that
 // have been created in their places.
-func (s *Store) created(u *txn.Unit, written ...Written) {
-	var keys []item.Key
-	for _, w := range written {
-		if w.Created {
-			keys = append(keys, w.Key)
-		}
-	}
+func (s *Store) created(u *txn.Unit, keys ...item.Key) {
 	if len(keys) > 0 {
 		u.AfterCommit(func() { s.marks.forget(keys...) })
 	}

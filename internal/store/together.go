@@ -99,7 +99,9 @@ func (s *Store) putAlone(ctx context.Context, op *putOp) error {
 		op.written, done.usage, err = put(ctx, u, op.write, op.required, nil)
 		done.stored = []item.Key{op.write.Value.Key}
 		s.changed(u, done.stored...)
-		s.created(u, op.written)
+		if op.written.Created {
+			s.created(u, done.stored...)
+		}
 		return done, err
 	})
 }
@@ -118,6 +120,7 @@ func (s *Store) putAll(ctx context.Context, u *txn.Unit, ops []*txn.Op[*putOp]) 
 		return change{}, err
 	}
 	done := change{usage: usage, stored: make([]item.Key, 0, len(byKey))}
+	var created []item.Key
 	for _, op := range ops {
 		key := op.Value.write.Value.Key
 		written, ok := byKey[key]
@@ -125,10 +128,13 @@ func (s *Store) putAll(ctx context.Context, u *txn.Unit, ops []*txn.Op[*putOp]) 
 		op.Value.missed = !ok && op.Err == nil
 		if ok {
 			done.stored = append(done.stored, key)
-			s.created(u, written)
+			if written.Created {
+				created = append(created, key)
+			}
 		}
 	}
 	s.changed(u, done.stored...)
+	s.created(u, created...)
 	return done, nil
 }
 

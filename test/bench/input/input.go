@@ -138,7 +138,7 @@ func component(source string, metadata map[string]any, dependencies, registryDep
 	if value.Component == nil {
 		return nil, errors.New("a component that is none")
 	}
-	return value.Component.JSON(key)
+	return value.Component.JSON(key), nil
 }
 
 // sizes are those of the bodies of a real registry, that of shadcn/ui, by the share
