@@ -8,7 +8,7 @@ type encoder struct {
 }
 
 func newEncoder(size int) *encoder {
-	return &encoder{out: append(make([]byte, 0, size+size/16+256), '{')}
+	return &encoder{out: append(make([]byte, 0, size+size/8+256), '{')}
 }
 
 func (e *encoder) name(name string) {

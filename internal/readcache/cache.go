@@ -206,7 +206,20 @@ func (c *Cache) fill(key string, stored item.Stored, began, expires time.Duratio
 		return
 	}
 	stored.Key = own
-	current.entries.Set(own.String(), &entry{stored: stored, era: current, began: began, landed: c.now(), expires: expires})
+	next := &entry{stored: stored, era: current, began: began, landed: c.now(), expires: expires}
+	// What is still the same has been so all the time. Else an item that is asked for
+	// all the time, beside others that are missing, would never have been there by the
+	// time up to which other servers are heard, which follows a little behind.
+	if last, ok := current.entries.GetIfPresent(key); ok && last.era == current && sameItem(&last.stored, &stored) {
+		next.landed = last.landed
+	}
+	current.entries.Set(own.String(), next)
+}
+
+// sameItem tells whether two reads of a key have found it unchanged.
+func sameItem(a, b *item.Stored) bool {
+	return a.ETag == b.ETag && a.Version == b.Version && a.Updated.Equal(b.Updated) && a.Created.Equal(b.Created) &&
+		a.TTL == b.TTL && a.Expires.Equal(b.Expires)
 }
 
 // drop removes what is cached under key. It is called under mu.

@@ -34,15 +34,16 @@ func TestLookupMany(t *testing.T) {
 		"distrusted, then heard, then loaded": {happens: func(ctx context.Context, c *Cache) {
 			heard(c)
 			c.Distrust()
-			reload(ctx, c, first)
+			reload(ctx, c, first, 1)
 			heard(c)
 		}},
-		"distrusted before it was heard": {happens: func(_ context.Context, c *Cache) { c.Distrust(); heard(c) }},
-		"held":                           {happens: func(_ context.Context, c *Cache) { heard(c); c.Hold(first) }},
-		"all held":                       {happens: func(_ context.Context, c *Cache) { heard(c); c.HoldAll() }},
-		"closed":                         {happens: func(_ context.Context, c *Cache) { heard(c); c.Close() }},
-		"one is loaded again":            {happens: func(ctx context.Context, c *Cache) { heard(c); pass(1); reload(ctx, c, first) }},
-		"one is loaded again, then":      {happens: func(ctx context.Context, c *Cache) { heard(c); pass(1); reload(ctx, c, first); heard(c) }, found: true},
+		"distrusted before it was heard":    {happens: func(_ context.Context, c *Cache) { c.Distrust(); heard(c) }},
+		"held":                              {happens: func(_ context.Context, c *Cache) { heard(c); c.Hold(first) }},
+		"all held":                          {happens: func(_ context.Context, c *Cache) { heard(c); c.HoldAll() }},
+		"closed":                            {happens: func(_ context.Context, c *Cache) { heard(c); c.Close() }},
+		"one is loaded again":               {happens: func(ctx context.Context, c *Cache) { heard(c); pass(1); reload(ctx, c, first, 2) }},
+		"one is loaded again, and the same": {happens: func(ctx context.Context, c *Cache) { heard(c); pass(1); reload(ctx, c, first, 1) }, found: true},
+		"one is loaded again, then":         {happens: func(ctx context.Context, c *Cache) { heard(c); pass(1); reload(ctx, c, first, 2); heard(c) }, found: true},
 		"one is expired": {happens: func(ctx context.Context, c *Cache) {
 			_, _ = c.Reload(ctx, first, returns(expiring(first, 1, staleness/2), nil))
 			heard(c)
@@ -78,8 +79,8 @@ func TestLookupMany(t *testing.T) {
 	}
 }
 
-func reload(ctx context.Context, c *Cache, key item.Key) {
-	_, _ = c.Reload(ctx, key, returns(value(key, 1), nil))
+func reload(ctx context.Context, c *Cache, key item.Key, version int64) {
+	_, _ = c.Reload(ctx, key, returns(value(key, version), nil))
 }
 
 func TestLookupManyOfNone(t *testing.T) {

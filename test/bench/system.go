@@ -254,13 +254,10 @@ func (b *harness) workingDir() string {
 func (b *harness) startService(ctx context.Context, name string) (*httpSystem, error) {
 	var env []string
 	switch name {
-	case sysCached:
-		// There is no other server whose changes could go unheard.
-		env = []string{"STOCKROOM_CACHE_MAX_STALENESS=1h"}
 	case sysUncached:
 		env = []string{"STOCKROOM_CACHE_BYTES=0"}
 	case sysLogging:
-		env = []string{"STOCKROOM_CACHE_MAX_STALENESS=1h", "STOCKROOM_LOG_LEVEL=info"}
+		env = []string{"STOCKROOM_LOG_LEVEL=info"}
 	}
 	dir, err := os.MkdirTemp(b.dir, "server-")
 	if err != nil {
