@@ -26,6 +26,8 @@ type Group[T any] struct {
 	mu      sync.Mutex
 	queue   []*Op[T]
 	workers int
+	running int // transactions at this moment
+	ended   int // transactions so far
 	// waiting ends when nothing is queued any more, and with it the workers' waits
 	// for a slot.
 	waiting context.Context //nolint:containedctx // not of a call
@@ -49,13 +51,14 @@ type Op[T any] struct {
 	ctx   context.Context //nolint:containedctx // of the caller who waits for it
 	place *limit.Place    // nil: it does not wait in line
 	batch *batch          // nil while it is queued
+	ended int             // transactions when it was queued
 	done  chan struct{}
 }
 
 // batch is what those have in common who are run together.
 type batch struct {
 	callers int // who have not left; guarded by Group.mu
-	cancel  context.CancelFunc
+	cancel  context.CancelCauseFunc
 }
 
 // NewGroup returns a group whose operations run runs. It is given a context that
@@ -123,6 +126,7 @@ func (g *Group[T]) enqueue(op *Op[T]) error {
 	if len(g.queue) == 0 {
 		g.waiting, g.idle = context.WithCancel(context.Background()) //nolint:gosec // by checkIdle
 	}
+	op.ended = g.ended
 	g.queue = append(g.queue, op)
 	if g.workers < g.rules.Workers {
 		g.workers++
@@ -171,6 +175,12 @@ func (g *Group[T]) withdraw(op *Op[T]) bool {
 	}
 	g.queue = slices.Delete(g.queue, i, i+1)
 	g.checkIdle()
+	if g.running > 0 && g.ended == op.ended {
+		// The database has not answered anybody for as long as this one waited, up to its
+		// deadline if that is the cause. It would
+		// count as a failure if it had been sent; it must not be none for having waited.
+		g.manager.breaker.report(context.Cause(op.ctx))
+	}
 	return true
 }
 
@@ -188,7 +198,7 @@ func (g *Group[T]) leave(op *Op[T]) {
 	defer g.mu.Unlock()
 	op.batch.callers--
 	if op.batch.callers == 0 {
-		op.batch.cancel()
+		op.batch.cancel(context.Cause(op.ctx))
 	}
 }
 
@@ -298,7 +308,9 @@ func (g *Group[T]) choose() []*Op[T] {
 func (g *Group[T]) perform(slot *limit.Slot, ops []*Op[T]) {
 	for len(ops) > 0 {
 		ctx, cancel := g.contextOf(ops)
+		g.count(1)
 		g.runSafely(withSlot(ctx, slot), ops)
+		g.count(-1)
 		if slot != nil {
 			slot.Release()
 			slot = nil
@@ -320,6 +332,16 @@ func (g *Group[T]) perform(slot *limit.Slot, ops []*Op[T]) {
 		share(again)
 		g.mu.Unlock()
 		ops = again
+	}
+}
+
+// count notes that a transaction begins (1) or has ended (-1).
+func (g *Group[T]) count(n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.running += n
+	if n < 0 {
+		g.ended++
 	}
 }
 
@@ -347,11 +369,12 @@ func (g *Group[T]) contextOf(ops []*Op[T]) (context.Context, context.CancelFunc)
 	if first.batch == nil {
 		return first.ctx, func() {} // it has begun alone, in its caller's goroutine
 	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(first.ctx))
+	ctx, cancelCause := context.WithCancelCause(context.WithoutCancel(first.ctx))
+	cancel := func() { cancelCause(nil) }
 	g.mu.Lock()
-	first.batch.cancel = cancel
+	first.batch.cancel = cancelCause
 	if first.batch.callers == 0 {
-		cancel()
+		cancelCause(context.Cause(first.ctx))
 	}
 	g.mu.Unlock()
 	var earliest time.Time

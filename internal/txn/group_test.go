@@ -306,6 +306,42 @@ func TestGroupCountsForTheBreaker(t *testing.T) {
 	})
 }
 
+// Who waits behind a database that does not answer is a sign of it, too.
+func TestGroupCountsWhoWaitedInVain(t *testing.T) {
+	t.Parallel()
+	for name, answers := range map[string]bool{"nobody is answered": false, "somebody is answered": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := newCrew(groupWorkers)
+				end := c.busy(t)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				var done []<-chan error
+				for range 3 {
+					done = append(done, c.begin(ctx, 1))
+				}
+				synctest.Wait()
+				if answers {
+					end()
+					r := <-c.runs
+					<-ctx.Done()
+					r.outcomes <- ctx.Err()
+				}
+				for _, d := range done {
+					require.ErrorIs(t, <-d, context.DeadlineExceeded)
+				}
+				synctest.Wait()
+				if !answers {
+					require.True(t, c.breaker.Open())
+					end()
+				}
+				c.requireIdle(t)
+			})
+		})
+	}
+}
+
 func TestGroupThatPanics(t *testing.T) {
 	t.Parallel()
 	group := txn.NewGroup(txn.New(nil, nil, slog.New(slog.DiscardHandler)), txn.GroupRules[int]{Workers: 1, Size: 1},
