@@ -42,6 +42,7 @@ func TestAnswersOfAllSizes(t *testing.T) {
 			require.NoError(t, err)
 			body, err := io.ReadAll(response.Body)
 			require.NoError(t, err)
+			require.NoError(t, response.Body.Close())
 			require.Equal(t, status, response.StatusCode)
 			if method == http.MethodGet && status == http.StatusOK {
 				require.Equal(t, bodies[n], string(body))
