@@ -78,9 +78,9 @@ func listen(ctx context.Context, cfg config.Config, registry *conntrack.Registry
 	s.http = &http.Server{
 		Handler:           http.HandlerFunc(s.serveHTTP),
 		ReadHeaderTimeout: readHeaderTimeout,
-		// Bodies have a deadline of their own when they are read. With the same one for
-		// all that is not, net/http need not set it twice.
-		ReadTimeout:    readHeaderTimeout,
+		// Longer than a request may take: when it passes, net/http takes the client for
+		// gone, even one that has sent everything, and calls the request off.
+		ReadTimeout:    cfg.RequestTimeout + readHeaderTimeout,
 		WriteTimeout:   cfg.RequestTimeout + writeMargin,
 		IdleTimeout:    idleTimeout,
 		MaxHeaderBytes: maxHeaderBytes,
