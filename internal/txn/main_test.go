@@ -211,10 +211,9 @@ func (h *hooks) hook(name string) func() {
 	}
 }
 
-// on registers a hook of either kind.
+// on registers a hook.
 func (h *hooks) on(u *txn.Unit) {
 	u.AfterCommit(h.hook("committed"))
-	u.InDoubt(h.hook("in doubt"))
 }
 
 func (h *hooks) ran() []string {

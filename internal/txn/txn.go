@@ -259,7 +259,6 @@ func (m *Manager) once(ctx context.Context, begin string, fn func(context.Contex
 	settle := unit.beginCommit()
 	if err := commit(ctx, conn, unit.queue); err != nil {
 		if errors.Is(err, ErrCommitUnknown) {
-			unit.runHooks(unit.inDoubt)
 			go m.awaitEnd(context.WithoutCancel(ctx), conn.PgConn().PID(), settle)
 		} else {
 			settle()

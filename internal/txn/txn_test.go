@@ -32,7 +32,6 @@ func TestDoCommits(t *testing.T) {
 			h.hook("first")()
 		})
 		u.AfterCommit(h.hook("second"))
-		u.InDoubt(h.hook("in doubt"))
 		require.NoError(t, insert(ctx, u, 3))
 		require.Equal(t, -1, b.n(3), "not before the end")
 		require.Empty(t, h.ran())

@@ -21,7 +21,6 @@ type Unit struct {
 	ended       atomic.Bool
 	used        bool // the single statement has been run
 	afterCommit []func()
-	inDoubt     []func()
 	around      []func() (settled func())
 }
 
@@ -104,10 +103,6 @@ func (u *Unit) Select(ctx context.Context, read func(pgx.Rows) error, sql string
 // committed, in the order of registration. It never runs for a unit that is
 // rolled back or whose outcome is unknown.
 func (u *Unit) AfterCommit(hook func()) { u.afterCommit = append(u.afterCommit, hook) }
-
-// InDoubt registers a hook that runs in place of the AfterCommit hooks where the
-// outcome of the commit is unknown.
-func (u *Unit) InDoubt(hook func()) { u.inDoubt = append(u.inDoubt, hook) }
 
 // AroundCommit registers a hook that runs right before the commit. What it returns
 // runs when the outcome is settled: before the AfterCommit hooks, after a commit
