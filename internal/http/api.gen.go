@@ -208,6 +208,20 @@ type BlockType string
 // Examples: closed
 type BreakerState string
 
+// CheckOperation Requires that an item is as expected before the transaction.
+type CheckOperation struct {
+	// Key The item's key.
+	//
+	// Examples: team:builds
+	Key string `json:"key"`
+
+	// ETag The entity tag that the item must have, with its quotes, as the header `ETag` and the metadata have it.
+	// Null: there must be no item under the key.
+	//
+	// Examples: "8hWm0pKd3fJ6aZ4iN1oC5Q", null
+	ETag *string `json:"etag"`
+}
+
 // ClearResult How many items were deleted, by kind.
 type ClearResult struct {
 	// Components Deleted components.
@@ -339,6 +353,14 @@ type ConnectionStats struct {
 	//
 	// Examples: 7
 	Database int64 `json:"database"`
+}
+
+// DeleteOperation Deletes an item, where there is one.
+type DeleteOperation struct {
+	// Key The item's key.
+	//
+	// Examples: team:draft
+	Key string `json:"key"`
 }
 
 // Entry Any JSON value, null included.
@@ -600,6 +622,21 @@ type MsetResponse struct {
 	Stored int64 `json:"stored"`
 }
 
+// Operation One operation of a transaction. It has exactly one member, which says what it does.
+type Operation struct {
+	// Check Requires that an item is as expected before the transaction.
+	Check *CheckOperation `json:"check,omitempty"`
+
+	// Set Puts an item.
+	Set *SetOperation `json:"set,omitempty"`
+
+	// Delete Deletes an item, where there is one.
+	Delete *DeleteOperation `json:"delete,omitempty"`
+
+	// Touch Refreshes the time to live of an item, which must exist.
+	Touch *TouchOperation `json:"touch,omitempty"`
+}
+
 // PoolStats The pool of connections to the database.
 type PoolStats struct {
 	// Max How many connections it may have.
@@ -663,8 +700,8 @@ type Problem struct {
 	// Code What went wrong, stable, for programs. The codes, to which others may be added: invalid_key,
 	// invalid_parameter, invalid_ttl, invalid_cursor, invalid_header, malformed_json, duplicate_name,
 	// nesting_too_deep, wrong_type, invalid_batch (400); unauthorized (401); forbidden (403); not_found (404);
-	// method_not_allowed (405); conflict (409); precondition_failed (412); body_too_large, batch_too_large,
-	// item_too_large (413); unsupported_media_type (415); unknown_field, missing_field, key_mismatch,
+	// method_not_allowed (405); conflict, check_failed (409); precondition_failed (412); body_too_large,
+	// batch_too_large, item_too_large (413); unsupported_media_type (415); unknown_field, missing_field, key_mismatch,
 	// invalid_value, invalid_string (422); rate_limited (429); internal (500); busy, unavailable, starting,
 	// request_timeout, commit_unknown, shutting_down (503).
 	//
@@ -753,8 +790,8 @@ type RegistryProblem struct {
 	// Code What went wrong, stable, for programs. The codes, to which others may be added: invalid_key,
 	// invalid_parameter, invalid_ttl, invalid_cursor, invalid_header, malformed_json, duplicate_name,
 	// nesting_too_deep, wrong_type, invalid_batch (400); unauthorized (401); forbidden (403); not_found (404);
-	// method_not_allowed (405); conflict (409); precondition_failed (412); body_too_large, batch_too_large,
-	// item_too_large (413); unsupported_media_type (415); unknown_field, missing_field, key_mismatch,
+	// method_not_allowed (405); conflict, check_failed (409); precondition_failed (412); body_too_large,
+	// batch_too_large, item_too_large (413); unsupported_media_type (415); unknown_field, missing_field, key_mismatch,
 	// invalid_value, invalid_string (422); rate_limited (429); internal (500); busy, unavailable, starting,
 	// request_timeout, commit_unknown, shutting_down (503).
 	//
@@ -785,6 +822,23 @@ type RegistryProblem struct {
 	//
 	// Examples: react has no item button
 	Message string `json:"message"`
+}
+
+// SetOperation Puts an item.
+type SetOperation struct {
+	// Key The item's key.
+	//
+	// Examples: team:builds
+	Key string `json:"key"`
+
+	// Value The value of an item: a component, a block, or any other JSON value, as its key says. Here every JSON value
+	// passes; the server holds the value of a `component:` or `block:` key to its schema.
+	Value Item `json:"value"`
+
+	// TTL The item's time to live in seconds. 0 never expires. Absent, the server's default.
+	//
+	// Examples: 3600
+	TTL *int64 `json:"ttl,omitempty"`
 }
 
 // Stats The store's usage and the state of the server that answers.
@@ -851,12 +905,68 @@ type Stats struct {
 	Version string `json:"version"`
 }
 
+// TouchOperation Refreshes the time to live of an item, which must exist.
+type TouchOperation struct {
+	// Key The item's key.
+	//
+	// Examples: team:lock
+	Key string `json:"key"`
+
+	// TTL The new time to live in seconds. 0 never expires. Absent, the item's own starts anew.
+	//
+	// Examples: 60
+	TTL *int64 `json:"ttl,omitempty"`
+}
+
 // TouchRequest How to refresh a time to live.
 type TouchRequest struct {
 	// TTL The new time to live in seconds. 0 never expires. Absent, the item's own starts anew.
 	//
 	// Examples: 3600
 	TTL *int64 `json:"ttl,omitempty"`
+}
+
+// TransactionRequest The operations of a transaction. At most 1,000, unless the server is configured otherwise.
+type TransactionRequest struct {
+	// Operations The operations. No two of them change the same item.
+	//
+	// Examples: [{"check":{"etag":"\"8hWm0pKd3fJ6aZ4iN1oC5Q\"","key":"team:builds"}},{"set":{"key":"team:builds","value":42}}]
+	Operations []Operation `json:"operations"`
+}
+
+// TransactionResponse What became of a transaction.
+type TransactionResponse struct {
+	// Results One result for each operation, in their order.
+	//
+	// Examples: [{"deleted":true,"etag":null,"key":"team:draft"}]
+	Results []TransactionResult `json:"results"`
+}
+
+// TransactionResult What became of an operation. After `set` and `touch`, and only then, it has the item's metadata.
+type TransactionResult struct {
+	// Key The key of the operation.
+	//
+	// Examples: team:builds
+	Key string `json:"key"`
+
+	// ETag The item's entity tag as the transaction has left it, with its quotes. Null: there is no item. After a check
+	// of an item that another operation changed, it is the new one.
+	//
+	// Examples: "q9TtE2cLw7nR5uV1bX8sYg", null
+	ETag *string `json:"etag"`
+
+	// Created After `set`, and only then. Whether there was no such item before.
+	//
+	// Examples: false
+	Created *bool `json:"created,omitempty"`
+
+	// Deleted After `delete`, and only then. Whether there was an item.
+	//
+	// Examples: true
+	Deleted *bool `json:"deleted,omitempty"`
+
+	// Metadata What the server knows of an item.
+	Metadata *Metadata `json:"metadata,omitempty"`
 }
 
 // CacheControlHeader defines model for CacheControlHeader.
@@ -903,6 +1013,9 @@ type BatchTooLarge = Problem
 
 // BodyTooLarge An error (RFC 9457). Members may be added.
 type BodyTooLarge = Problem
+
+// CheckFailed An error (RFC 9457). Members may be added.
+type CheckFailed = Problem
 
 // Forbidden An error (RFC 9457). Members may be added.
 type Forbidden = Problem
@@ -996,6 +1109,9 @@ type RegistryUnsupportedMediaType = RegistryProblem
 
 // ServiceUnavailable An error (RFC 9457). Members may be added.
 type ServiceUnavailable = Problem
+
+// TransactionNotFound An error (RFC 9457). Members may be added.
+type TransactionNotFound = Problem
 
 // Unauthorized An error (RFC 9457). Members may be added.
 type Unauthorized = Problem

@@ -182,7 +182,11 @@ func TestMdelete(t *testing.T) {
 func TestBatchesAreDeletedWhole(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ method, path, text, want string }{
-		"mdelete":      {http.MethodPost, "/v1/mdelete", `{"keys":["new","old"]}`, `{"deleted":2}`},
+		"mdelete": {http.MethodPost, "/v1/mdelete", `{"keys":["new","old"]}`, `{"deleted":2}`},
+		"transaction": {
+			http.MethodPost, "/v1/transactions", `{"operations":[{"delete":{"key":"new"}},{"delete":{"key":"old"}}]}`,
+			`{"results":[{"key":"new","etag":null,"deleted":true},{"key":"old","etag":null,"deleted":true}]}`,
+		},
 		"clear":        {http.MethodDelete, "/v1/items", ``, `{"components":0,"blocks":0,"entries":2}`},
 		"clear a part": {http.MethodDelete, "/v1/items?pattern=???", ``, `{"components":0,"blocks":0,"entries":2}`},
 	} {

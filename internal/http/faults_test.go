@@ -161,6 +161,7 @@ func TestRequestTimeout(t *testing.T) {
 			return impatient.post("/v1/mset", `{"entries":{"b":1,"a":2,"component:f:n":{"sourceCode":""}}}`)
 		},
 		"mdelete":      func() *answer { return impatient.post("/v1/mdelete", `{"keys":["b","a"]}`) },
+		"transaction":  func() *answer { return impatient.transact(`{"check":{"key":"a","etag":null}}`) },
 		"clear":        func() *answer { return impatient.do(http.MethodDelete, "/v1/items") },
 		"clear a part": func() *answer { return impatient.do(http.MethodDelete, "/v1/items?pattern=a*") },
 	} {

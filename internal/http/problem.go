@@ -28,6 +28,7 @@ const (
 	codeForbidden            code = "forbidden"
 	codeRateLimited          code = "rate_limited"
 	codeConflict             code = "conflict"
+	codeCheckFailed          code = "check_failed"
 	codePreconditionFailed   code = "precondition_failed"
 	codeBodyTooLarge         code = "body_too_large"
 	codeBatchTooLarge        code = "batch_too_large"
@@ -64,6 +65,7 @@ var statuses = map[code]int{
 	codeNotFound:             http.StatusNotFound,
 	codeMethodNotAllowed:     http.StatusMethodNotAllowed,
 	codeConflict:             http.StatusConflict,
+	codeCheckFailed:          http.StatusConflict,
 	codePreconditionFailed:   http.StatusPreconditionFailed,
 	codeBodyTooLarge:         http.StatusRequestEntityTooLarge,
 	codeBatchTooLarge:        http.StatusRequestEntityTooLarge,
@@ -128,11 +130,7 @@ func problemOf(err error) Problem {
 	var api *apiError
 	switch {
 	case errors.As(err, &faults):
-		detail := faults[0].Detail
-		if len(faults) > 1 {
-			detail = fmt.Sprintf("%d entries are bad; the first: %s", len(faults), detail)
-		}
-		p := newProblem(faults[0].Code, detail)
+		p := newProblem(faults[0].Code, detailOf(faults))
 		details := make([]FieldProblem, len(faults))
 		for i, fault := range faults {
 			details[i] = fieldProblem(fault)
@@ -154,6 +152,18 @@ func problemOf(err error) Problem {
 		}
 	}
 	return newProblem(codeInternal, "")
+}
+
+// detailOf says what is wrong with a batch.
+func detailOf(faults item.Faults) string {
+	first, what := faults[0].Detail, "entries are bad"
+	if faults[0].Code == codeCheckFailed {
+		first, what = fmt.Sprintf("the check of %q failed: %s", faults[0].Key, first), "checks failed"
+	}
+	if len(faults) == 1 {
+		return first
+	}
+	return fmt.Sprintf("%d %s; the first: %s", len(faults), what, first)
 }
 
 // publicCode folds the codes that differ only by where in HTTP they occur.

@@ -102,6 +102,7 @@ func newServer(config Config, deps Dependencies) *server {
 	s.route(auth.Read, http.MethodPost, "/v1/mget", s.mget)
 	s.route(auth.Write, http.MethodPost, "/v1/mset", s.mset)
 	s.route(auth.Write, http.MethodPost, "/v1/mdelete", s.mdelete)
+	s.route(auth.Write, http.MethodPost, "/v1/transactions", s.transact)
 	s.itemRoutes("/v1/components/{framework}/{name}", componentKey)
 	s.route(auth.Read, http.MethodGet, "/v1/components/{framework}", s.listComponents)
 	s.itemRoutes("/v1/blocks/{framework}/{name}", blockKey)

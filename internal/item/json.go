@@ -89,6 +89,25 @@ func ReadObject(dec *jsontext.Decoder, member func(name string) error) error {
 	return nil
 }
 
+// ReadArray reads an array and calls element with the index of each of its elements
+// and the decoder in front of it, which element must consume. Any error of element's
+// ends the reading at once.
+func ReadArray(dec *jsontext.Decoder, element func(i int) error) error {
+	if dec.PeekKind() != jsontext.KindBeginArray {
+		return wrongType(dec, "an array")
+	}
+	if _, err := dec.ReadToken(); err != nil {
+		return err
+	}
+	for i := 0; dec.PeekKind() != jsontext.KindEndArray; i++ {
+		if err := element(i); err != nil {
+			return err
+		}
+	}
+	_, err := dec.ReadToken()
+	return err
+}
+
 // ReadString reads a string without U+0000.
 func ReadString(dec *jsontext.Decoder) (string, error) {
 	if dec.PeekKind() != jsontext.KindString {

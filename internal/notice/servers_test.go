@@ -220,6 +220,10 @@ func TestChangesAreHeard(t *testing.T) {
 		"mdelete": func() { _, err := a.DeleteMany(t.Context(), []item.Key{k}); require.NoError(t, err) },
 		"clear":   func() { _, err := a.Clear(t.Context(), item.Pattern{}); require.NoError(t, err) },
 		"touch":   func() { ttl := item.TTL(1000); _, err := a.Touch(t.Context(), k, &ttl); require.NoError(t, err) },
+		"transaction": func() {
+			_, err := a.Transact(t.Context(), []store.Operation{{Action: store.Delete, Key: other}, {Action: store.Set, Key: k, Value: value(t, k, "new")}})
+			require.NoError(t, err)
+		},
 		"evict": func() {
 			n := int64(1000)
 			_, err := a.Maintain(t.Context(), store.Maintenance{EvictItems: &n})

@@ -172,6 +172,14 @@ func TestStatementsUseIndexes(t *testing.T) { //nolint:tparallel // the subtests
 			_, _, err := repo.Delete(ctx, u, many)
 			return err
 		}
+		runs[fmt.Sprintf("retouch %d", 3*n)] = func(ctx context.Context, u *txn.Unit) error {
+			touched := make([]repo.Touched, len(many))
+			for i, key := range many {
+				touched[i] = repo.Touched{Key: key, TTL: &ttl}
+			}
+			_, err := repo.TouchMany(ctx, u, touched)
+			return err
+		}
 		runs[fmt.Sprintf("mark %d", 3*n)] = func(ctx context.Context, u *txn.Unit) error {
 			marks := make([]repo.Mark, len(many))
 			for i, key := range many {
@@ -233,6 +241,7 @@ var wanted = map[string]struct {
 	"frameworks": {indexes: []string{"components_key_idx", "blocks_key_idx"}},
 	"clear":      {indexes: []string{"components_key_idx", "blocks_key_idx", "entries_pkey"}, sorted: true},
 	"delete":     {indexes: []string{"components_key_idx", "blocks_key_idx", "entries_pkey"}, sorted: true},
+	"retouch":    {indexes: []string{"components_key_idx", "blocks_key_idx", "entries_pkey"}},
 	"mark":       {indexes: []string{"components_key_idx", "blocks_key_idx", "entries_pkey"}},
 }
 
@@ -342,6 +351,12 @@ func literal(t testing.TB, arg any) string {
 			elements[i] = quote(element)
 		}
 		return `ARRAY[` + strings.Join(elements, ", ") + `]::text[]`
+	case []*int64:
+		elements := make([]string, len(arg))
+		for i, element := range arg {
+			elements[i] = literal(t, element)
+		}
+		return `ARRAY[` + strings.Join(elements, ", ") + `]`
 	case []int64, []float64:
 		return `ARRAY[` + strings.Trim(strings.Join(strings.Fields(fmt.Sprint(arg)), ", "), "[]") + `]`
 	}

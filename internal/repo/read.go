@@ -38,8 +38,15 @@ func GetMany(ctx context.Context, u *txn.Unit, keys []item.Key) ([]item.Stored, 
 
 // ETags reads the ETags of the items of keys that there are, in one round trip.
 func ETags(ctx context.Context, u *txn.Unit, keys []item.Key) (map[item.Key]string, error) {
-	groups := byTable(keys)
 	etags := make(map[item.Key]string, len(keys))
+	queueETags(u, keys, etags)
+	err := u.Flush(ctx)
+	return etags, err
+}
+
+// queueETags is ETags into a map, with the unit's next flush.
+func queueETags(u *txn.Unit, keys []item.Key, etags map[item.Key]string) {
+	groups := byTable(keys)
 	for _, t := range tables {
 		if len(groups[t]) == 0 {
 			continue
@@ -55,8 +62,6 @@ func ETags(ctx context.Context, u *txn.Unit, keys []item.Key) (map[item.Key]stri
 				return err
 			})
 	}
-	err := u.Flush(ctx)
-	return etags, err
 }
 
 func (t *table) getManyText() string {

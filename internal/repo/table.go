@@ -26,6 +26,7 @@ type table struct {
 	kind     item.Kind
 	name     string
 	identity []string // columns of the primary key
+	content  string   // the column of the value that is never NULL
 	value    []string // columns of the value that are written, body_identity included
 	summary  []string // those of them that a list shows
 	category bool     // has a column category to filter by
@@ -45,6 +46,7 @@ var components = &table{
 	kind:     item.KindComponent,
 	name:     "components",
 	identity: []string{"name", "framework"},
+	content:  "source_code",
 	value: []string{
 		"source_code", "demo_code", "metadata", "dependencies", "registry_dependencies",
 		"github_sha", "file_size", "last_modified", "body_identity",
@@ -76,6 +78,7 @@ var blocks = &table{
 	kind:     item.KindBlock,
 	name:     "blocks",
 	identity: []string{"name", "framework"},
+	content:  "files",
 	value: []string{
 		"category", "type", "description", "files", "structure", "dependencies",
 		"components_used", "total_size", "github_sha", "body_identity",
@@ -108,6 +111,7 @@ var entries = &table{
 	kind:         item.KindEntry,
 	name:         "entries",
 	identity:     []string{"key"},
+	content:      "value",
 	value:        []string{"value"},
 	identityArgs: func(key item.Key) []any { return []any{key.String()} },
 	valueArgs:    func(v *item.Value) []any { return []any{string(v.JSON)} },

@@ -96,7 +96,12 @@ func statementRows(writes []Write) int {
 	for same < len(writes) && writes[same].CreateOnly == writes[0].CreateOnly && writes[same].Replaces == "" {
 		same++
 	}
-	return statementSizes[slices.IndexFunc(statementSizes, func(n int) bool { return n <= same })]
+	return statementSize(same)
+}
+
+// statementSize says how many of so many rows go into one statement.
+func statementSize(rows int) int {
+	return statementSizes[slices.IndexFunc(statementSizes, func(n int) bool { return n <= rows })]
 }
 
 // upsertSQL is a table's upsert for any number of rows; its texts are made once.

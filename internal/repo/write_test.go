@@ -299,3 +299,40 @@ func withRemaining(m item.Metadata, remaining time.Duration) item.Metadata {
 	m.Remaining = remaining
 	return m
 }
+
+// However many keys there are, they are locked by few statements, sent at once, and
+// nothing is left of it.
+func TestLockKeys(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	var all []item.Key
+	var writes []repo.Write
+	want := map[item.Key]string{}
+	for i := range 256 {
+		for _, text := range kinds {
+			k := key(t, fmt.Sprint(text, i))
+			all = append(all, k, k)
+			if i%2 == 0 {
+				v := value(t, k, "x")
+				writes = append(writes, repo.Write{Value: v})
+				want[k] = v.ETag
+			}
+		}
+	}
+	b.upsert(writes...)
+	expired := writes[0].Value.Key
+	b.expire(expired)
+	delete(want, expired)
+	content := `SELECT concat((SELECT string_agg(t::text, ' ' ORDER BY key) FROM components t), (SELECT string_agg(t::text, ' ' ORDER BY key) FROM blocks t),
+		(SELECT string_agg(t::text, ' ' ORDER BY key) FROM entries t))`
+	before := scan[string](b, content)
+	b.sent.take()
+	b.do(func(ctx context.Context, u *txn.Unit) error {
+		etags, err := repo.LockKeys(ctx, u, all)
+		require.Equal(t, want, etags)
+		require.Len(t, b.sent.take(), 1+3*2+3, "BEGIN, two statements of 128 keys a table, and the ETags of each")
+		return err
+	})
+	require.Equal(t, before, scan[string](b, content))
+	b.checkUsage()
+}

@@ -27,6 +27,22 @@ var batches = map[string]func(ctx context.Context, b *bundle, keys []item.Key) e
 		_, err := b.DeleteMany(ctx, keys)
 		return err
 	},
+	"transaction": func(ctx context.Context, b *bundle, keys []item.Key) error {
+		var operations []store.Operation
+		for i, k := range keys { // those with even places stand
+			operations = append(operations, []store.Operation{remove(k), setTo(value(b.t, k, "new")), touch(k, 50), expect(k, "")}[i%4])
+		}
+		_, err := b.Transact(ctx, append(operations, setTo(value(b.t, keys[len(keys)-1], "new"))))
+		return err
+	},
+	"transaction of writes": func(ctx context.Context, b *bundle, keys []item.Key) error {
+		var operations []store.Operation
+		for _, k := range keys {
+			operations = append(operations, setTo(value(b.t, k, "new")))
+		}
+		_, err := b.Transact(ctx, operations)
+		return err
+	},
 	"clear": func(ctx context.Context, b *bundle, _ []item.Key) error {
 		_, err := b.Clear(ctx, item.Pattern{})
 		return err

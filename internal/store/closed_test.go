@@ -86,6 +86,10 @@ func (b *bundle) requireClosed(component item.Key) {
 		"PutMany": func(ctx context.Context) error {
 			return b.PutMany(ctx, values(b.t, keys(b.t, "a", "component:f:n"), "y"), nil)
 		},
+		"Transact": func(ctx context.Context) error {
+			_, err := b.Transact(ctx, []store.Operation{expect(component, ""), setTo(value(b.t, component, "y"))})
+			return err
+		},
 		"Publish": func(ctx context.Context) error {
 			_, err := b.Publish(ctx, value(b.t, component, "y"), nil, item.Precondition{})
 			return err

@@ -38,14 +38,7 @@ type change struct {
 // bytes charged; an fn that adds more than it said is run again.
 func (s *Store) write(ctx context.Context, size int64, fn func(context.Context, *txn.Unit) (change, error)) error {
 	if s.options.MaxBytes == 0 {
-		return s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
-			done, err := fn(ctx, u)
-			if err != nil {
-				return err
-			}
-			repo.AddUsage(u, done.usage)
-			return nil
-		})
+		return s.writeAnyway(ctx, fn)
 	}
 	alone := s.full.Load()
 	for {
@@ -55,6 +48,18 @@ func (s *Store) write(ctx context.Context, size int64, fn func(context.Context, 
 		}
 		alone = true
 	}
+}
+
+// writeAnyway is write for an fn that adds nothing, or where there is no limit.
+func (s *Store) writeAnyway(ctx context.Context, fn func(context.Context, *txn.Unit) (change, error)) error {
+	return s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
+		done, err := fn(ctx, u)
+		if err != nil {
+			return err
+		}
+		repo.AddUsage(u, done.usage)
+		return nil
+	})
 }
 
 func (s *Store) writeWithin(ctx context.Context, size int64, alone bool, fn func(context.Context, *txn.Unit) (change, error)) error {

@@ -306,7 +306,7 @@ func (b *bundle) anything(random *rand.Rand, set []item.Key) error {
 	ttl := item.TTL(random.IntN(3))
 	required := []item.Precondition{{}, {}, ifAny, ifNone}[random.IntN(4)]
 	err := error(nil)
-	switch random.IntN(14) {
+	switch random.IntN(16) {
 	case 0, 1, 2, 3:
 		_, err = b.Put(ctx, value(b.t, k, text), &ttl, required)
 	case 4:
@@ -331,6 +331,12 @@ func (b *bundle) anything(random *rand.Rand, set []item.Key) error {
 		} else {
 			_, err = b.Get(ctx, k)
 		}
+	case 14, 15:
+		operations := []store.Operation{expect(k, ""), expect(some[9], value(b.t, some[9], text).ETag)}[:random.IntN(3)]
+		for i, of := range some[:random.IntN(9)] {
+			operations = append(operations, []store.Operation{setTo(value(b.t, of, text[:len(text)%500])), remove(of), touch(of, ttl), expect(of, "")}[(i+random.IntN(2))%4])
+		}
+		_, err = b.Transact(ctx, operations)
 	}
 	if errors.Is(err, item.ErrNotFound) || errors.Is(err, item.ErrPreconditionFailed) || errors.Is(err, item.ErrConflict) {
 		return nil
@@ -348,8 +354,17 @@ func TestLocksAreTakenInOneOrder(t *testing.T) {
 			return b.PutMany(b.t.Context(), values(b.t, set, "second"), nil)
 		},
 		"mdelete": func(b *bundle, set []item.Key) error { _, err := b.DeleteMany(b.t.Context(), set); return err },
-		"flush":   func(b *bundle, _ []item.Key) error { return b.FlushMarks(b.t.Context()) },
-		"sweep":   func(b *bundle, _ []item.Key) error { _, _, err := b.Sweep(b.t.Context()); return err },
+		"transaction": func(b *bundle, set []item.Key) error {
+			var operations []store.Operation
+			for i := range set {
+				k := set[len(set)-1-i]
+				operations = append(operations, []store.Operation{remove(k), touch(k, 50), expect(k, value(b.t, k, "first").ETag)}[i%3])
+			}
+			_, err := b.Transact(b.t.Context(), operations)
+			return err
+		},
+		"flush": func(b *bundle, _ []item.Key) error { return b.FlushMarks(b.t.Context()) },
+		"sweep": func(b *bundle, _ []item.Key) error { _, _, err := b.Sweep(b.t.Context()); return err },
 		"evict": func(b *bundle, set []item.Key) error {
 			n := int64(len(set))
 			_, err := b.Maintain(b.t.Context(), store.Maintenance{EvictItems: &n})

@@ -340,6 +340,142 @@ func (w *world) mset(t *rapid.T) {
 	w.settle(t, keys...)
 }
 
+// operation is one of a transaction.
+type operation struct {
+	what, key string
+	v         value
+	ttl       int64
+}
+
+// transact checks and changes several items at once.
+func (w *world) transact(t *rapid.T) {
+	var operations []operation
+	var sent []string
+	var failed, missing []int
+	var size int64
+	tooLarge := false
+	changed := map[string]bool{}
+	for n, key := range someKeys(t) {
+		op := operation{what: rapid.SampledFrom([]string{"set", "delete", "touch", "check", "check", "check otherwise"}).Draw(t, "operation"), key: key}
+		if op.what[0] != 'c' && changed[key] {
+			op.what = "check" // an item is changed once
+		}
+		changed[key] = changed[key] || op.what[0] != 'c'
+		current := w.alive(key)
+		text := ""
+		switch op.what {
+		case "set":
+			op.v, op.ttl = w.anyValue(t, key, w.itemSize()), anyTTL(t)
+			size += op.v.bytes
+			tooLarge = tooLarge || w.limit > 0 && op.v.bytes > w.limit
+			text = `,"value":` + op.v.sent
+		case "touch":
+			op.ttl = anyTTL(t)
+			if current == nil {
+				missing = append(missing, n)
+			}
+		case "check":
+			text = `,"etag":null`
+			if current != nil {
+				text = `,"etag":` + quote(current.etag)
+			}
+		case "check otherwise":
+			op.what, text = "check", `,"etag":`+quote(`"x"`)
+			if current != nil && rapid.Bool().Draw(t, "absent") {
+				text = `,"etag":null`
+			}
+			failed = append(failed, n)
+		}
+		if op.what != "check" && op.what != "delete" && op.ttl >= 0 {
+			text += `,"ttl":` + strconv.FormatInt(op.ttl, 10)
+		}
+		operations = append(operations, op)
+		sent = append(sent, `{"`+op.what+`":{"key":`+quote(key)+text+`}}`)
+	}
+	a := w.send(t, http.MethodPost, "/v1/transactions", `{"operations":[`+strings.Join(sent, ",")+`]}`)
+	places := func(of []int) {
+		want := []string{}
+		for _, n := range of {
+			want = append(want, fmt.Sprintf("%s /operations/%d/%s", operations[n].key, n, operations[n].what))
+		}
+		got := []string{}
+		for _, at := range decode[struct {
+			Errors []struct{ Key, Pointer string }
+		}](t, a).Errors {
+			got = append(got, at.Key+" "+at.Pointer)
+		}
+		require.Equal(t, want, got, a.what)
+	}
+	switch {
+	case tooLarge:
+		a.fails(t, http.StatusRequestEntityTooLarge, "item_too_large")
+	case w.limit > 0 && size > w.limit:
+		a.fails(t, http.StatusRequestEntityTooLarge, "batch_too_large")
+	case len(failed) > 0:
+		a.fails(t, http.StatusConflict, "check_failed")
+		places(failed)
+	case len(missing) > 0:
+		a.fails(t, http.StatusNotFound, "not_found")
+		places(missing)
+	default:
+		w.settle(t, w.transacted(t, a, operations)...)
+		return
+	}
+	w.settle(t)
+}
+
+// transacted takes a transaction that was acknowledged into the model, and returns
+// the keys that it has set.
+func (w *world) transacted(t *rapid.T, a answer, operations []operation) (stored []string) {
+	t.Helper()
+	results := decode[struct {
+		Results []struct {
+			Key              string
+			ETag             *string
+			Created, Deleted *bool
+			Metadata         *metadata
+		}
+	}](t, a.is(t, http.StatusOK)).Results
+	require.Len(t, results, len(operations))
+	for n, op := range operations {
+		got, before := results[n], w.alive(op.key)
+		require.Equal(t, op.key, got.Key)
+		require.Equal(t, op.what == "set", got.Created != nil)
+		require.Equal(t, op.what == "delete", got.Deleted != nil)
+		require.Equal(t, op.what == "set" || op.what == "touch", got.Metadata != nil)
+		switch op.what {
+		case "set":
+			require.Equal(t, before == nil, *got.Created, op.key)
+			r := w.write(op.key, op.v, max(op.ttl, 0))
+			r.etag, r.updated = got.Metadata.ETag, text(got.Metadata.UpdatedAt)
+			if before == nil {
+				r.created = text(got.Metadata.CreatedAt)
+			}
+			stored = append(stored, op.key)
+		case "delete":
+			require.Equal(t, before != nil, *got.Deleted, op.key)
+			delete(w.rows, op.key)
+		case "touch":
+			if op.ttl >= 0 {
+				before.ttl = op.ttl
+			}
+		}
+		if got.Metadata != nil {
+			w.rows[op.key].check(t, op.key, *got.Metadata)
+		}
+	}
+	for _, got := range results { // before anything is evicted for it
+		if r := w.alive(got.Key); r == nil {
+			require.Nil(t, got.ETag, got.Key)
+		} else {
+			require.NotNil(t, got.ETag, got.Key)
+			require.Equal(t, r.etag, *got.ETag, got.Key)
+		}
+	}
+	w.afterWrite(stored...)
+	return stored
+}
+
 func keysBody(keys []string) string {
 	body, err := json.Marshal(map[string]any{"keys": append([]string{}, keys...)})
 	if err != nil {
@@ -700,7 +836,7 @@ func (w *world) check(t *rapid.T) {
 func (w *world) actions() map[string]func(*rapid.T) {
 	actions := map[string]func(*rapid.T){"": w.check}
 	for n, action := range []func(*rapid.T){
-		w.put, w.mset, w.put, w.get, w.expire, w.publish, w.mset, w.list, w.put, w.mget, w.listKind, w.metadata, w.look,
+		w.put, w.mset, w.put, w.get, w.transact, w.expire, w.publish, w.mset, w.list, w.put, w.mget, w.listKind, w.metadata, w.look,
 		w.get, w.touch, w.maintain, w.put, w.remove, w.mdelete, w.refused, w.clear,
 	} {
 		actions[fmt.Sprintf("%02d %s", n, nameOf(action))] = action
