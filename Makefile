@@ -48,6 +48,17 @@ build: ## build bin/server and bin/import, static
 test: ## run every test, with the race detector
 	@[ -n "$${TEST_DATABASE_URL:-}" ] || scripts/ensure-postgres.sh
 	go test -race -shuffle=on ./...
+	@$(MAKE) --no-print-directory test/typescript
+
+.PHONY: test/typescript
+test/typescript: ## run the tests of the TypeScript client: SKIP_NODE=1 leaves them out
+ifeq ($(SKIP_NODE),1)
+	@echo 'test/typescript: skipped, for SKIP_NODE=1'
+else
+	@$(MAKE) -s clients/typescript/node_modules/.package-lock.json
+	cd clients/typescript && npm run --silent build && npm run --silent typecheck
+	cd clients/typescript && ../../scripts/with-server.sh --keys npm run --silent test
+endif
 
 .PHONY: test/short
 test/short: ## run the fast tests
@@ -126,8 +137,19 @@ fmt: ## format the code
 	$(TOOL) golangci-lint fmt
 
 .PHONY: generate
-generate: ## generate the HTTP interface from openapi.yaml
+generate: generate/go generate/typescript ## generate the HTTP interface and the clients from openapi.yaml
+
+.PHONY: generate/go
+generate/go:
 	$(TOOL) oapi-codegen -config internal/http/oapi-codegen.yaml openapi.yaml
+
+.PHONY: generate/typescript
+generate/typescript: clients/typescript/node_modules/.package-lock.json
+	cd clients/typescript && npm run --silent generate
+
+clients/typescript/node_modules/.package-lock.json: clients/typescript/package-lock.json
+	cd clients/typescript && npm ci
+	@touch $@
 
 .PHONY: verify
 verify: ## check that what is generated, numbered or locked is in order
@@ -140,3 +162,4 @@ image: ## build the container image: IMAGE=, GO_IMAGE=, RUNTIME_IMAGE=
 .PHONY: clean
 clean: ## remove what was built or installed here, never data
 	rm -rf bin node_modules tools/openapi/node_modules test/bench/pglite/node_modules
+	rm -rf clients/typescript/node_modules clients/typescript/dist

@@ -11,13 +11,26 @@ wrong() { echo "verify: $*" >&2; bad=1; }
 # named PATTERN: our files of that name
 named() { find . \( -name node_modules -o -name .git -o -path ./data -o -path ./bin \) -prune -o -type f -name "$1" -print; }
 
-# A tree with nothing but what the generator reads.
-generated=internal/http/api.gen.go
+# A tree with nothing but what the generators read.
+targets=(generate/go) generated=(internal/http/api.gen.go)
 tar -cf - Makefile go.mod go.sum tools/go.mod tools/go.sum openapi.yaml internal/http/oapi-codegen.yaml | tar -xf - -C "$tmp"
-if ! make -s -C "$tmp" generate >"$tmp/log" 2>&1; then
+if [ "${SKIP_NODE:-}" = 1 ]; then
+  echo "verify: the TypeScript client is skipped, for SKIP_NODE=1"
+else
+  targets+=(generate/typescript) generated+=(clients/typescript/src/openapi.gen.ts)
+  client=clients/typescript
+  make -s "$client/node_modules/.package-lock.json" >"$tmp/log" 2>&1 || { wrong "npm ci fails:"; cat "$tmp/log" >&2; }
+  mkdir -p "$tmp/$client/src"
+  cp -p "$client"/package{,-lock}.json "$tmp/$client/"
+  ln -s "$PWD/$client/node_modules" "$tmp/$client/node_modules"
+fi
+if ! make -s -C "$tmp" "${targets[@]}" >"$tmp/log" 2>&1; then
   wrong "make generate fails:"; cat "$tmp/log" >&2
-elif ! diff -u "$generated" "$tmp/$generated" >"$tmp/log" 2>&1; then
-  wrong "$generated is not what openapi.yaml says (make generate):"; head -40 "$tmp/log" >&2
+else
+  for file in "${generated[@]}"; do
+    diff -u "$file" "$tmp/$file" >"$tmp/log" 2>&1 && continue
+    wrong "$file is not what openapi.yaml says (make generate):"; head -40 "$tmp/log" >&2
+  done
 fi
 
 next=1

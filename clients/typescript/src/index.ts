@@ -1,0 +1,18 @@
+export {
+  type CallOptions,
+  type ConditionalReadOptions,
+  defaultBaseUrl,
+  type Found,
+  type ItemInfo,
+  type ListOptions,
+  type ReadOptions,
+  type Schemas,
+  Stockroom,
+  type StockroomOptions,
+  type TTLOptions,
+  type WriteOptions,
+  type Written,
+} from './client.js';
+export { type FieldError, StockroomError } from './errors.js';
+export type { components, operations, paths } from './openapi.gen.js';
+export { StorageProvider } from './storage.js';
