@@ -72,6 +72,11 @@ export interface ItemInfo {
 /** An item, or, with `modified: false`, that it still has the ETag which the caller knows. */
 export type Found<T> = (ItemInfo & { modified: true; value: T }) | (ItemInfo & { modified: false; value?: never });
 
+/** One operation of a transaction: it has one of these members. */
+export interface Operation extends Omit<Schemas['Operation'], 'set'> {
+  set?: Omit<Schemas['SetOperation'], 'value'> & { value: unknown };
+}
+
 /** What a write answers. */
 export interface Written {
   /** There was no item before. */
@@ -211,6 +216,15 @@ export class Stockroom {
   /** Deletes every item of the keys or none, in one transaction, and returns how many there were. */
   async mdelete(keys: Iterable<string>, options?: CallOptions): Promise<number> {
     return (await value(this.api.POST('/v1/mdelete', { body: { keys: [...keys] }, ...this.#call(options) }))).deleted;
+  }
+
+  /**
+   * Carries out the operations in one transaction: all of them, where every check holds, or none. Returns a result for
+   * each. Where checks fail it rejects with `check_failed`, whose `errors` name them.
+   */
+  async transaction(operations: readonly Operation[], options?: CallOptions): Promise<Schemas['TransactionResult'][]> {
+    const body = { operations } as Schemas['TransactionRequest'];
+    return (await value(this.api.POST('/v1/transactions', { body, ...this.#call(options) }))).results;
   }
 
   /** Returns what each framework has. */

@@ -5,6 +5,7 @@ export {
   type Found,
   type ItemInfo,
   type ListOptions,
+  type Operation,
   type ReadOptions,
   type Schemas,
   Stockroom,

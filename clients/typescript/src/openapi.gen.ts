@@ -299,6 +299,58 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/transactions": {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description An id of the caller's own for the request, 1 to 128 of the characters `A-Z a-z 0-9 . _ -`. It comes back in
+                 *     the answer and stands in the server's log. Any other value is not refused: the server makes an id instead.
+                 * @example build-7421.3
+                 */
+                "X-Request-Id"?: components["parameters"]["RequestIDHeader"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Check and change items in one transaction
+         * @description Carries out the operations in one transaction: all of them, where every check holds, or none. It is durable
+         *     when it is answered.
+         *
+         *     | operation | does |
+         *     |---|---|
+         *     | `{"check": {"key", "etag"}}` | requires that the item has this ETag or, with `null`, that there is no item |
+         *     | `{"set": {"key", "value", "ttl"?}}` | puts the item, as `PUT /v1/items/{key}` does |
+         *     | `{"delete": {"key"}}` | deletes the item; that there is none is no error |
+         *     | `{"touch": {"key", "ttl"?}}` | refreshes the time to live; that there is no item fails the transaction (404) |
+         *
+         *     Every check looks at the items as they are before anything of the transaction is done, wherever it stands among
+         *     the operations. What the checks found stays true until all is done: whoever writes one of the keys meanwhile,
+         *     by whatever request, comes wholly before the transaction or wholly after it. An item may be checked and
+         *     changed, but only one operation may change it (422).
+         *
+         *     Where checks fail, nothing is changed and the answer is 409 `check_failed` with one element of `errors` for
+         *     each: its key, its place, such as `/operations/2/check`, and what stands there now. Read the items anew, with
+         *     `Cache-Control: no-cache` where several servers share the database, and try again.
+         *
+         *     The answer has one result for each operation, in their order, with the item's new ETag: it serves the next
+         *     check without a read. At most 1,000 operations, unless configured otherwise; values that together are larger
+         *     than the whole store may be are refused whole. A write over the store's limit evicts others, never what the
+         *     transaction sets. One bad operation refuses the transaction, with one detail for each bad one. After
+         *     `commit_unknown` all of it is done or nothing: read before you repeat it.
+         *
+         *     Needs the scope `write`.
+         */
+        post: operations["transact"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/components/{framework}/{name}": {
         parameters: {
             query?: never;
@@ -1412,6 +1464,126 @@ export interface components {
              */
             deleted: number;
         };
+        /** @description The operations of a transaction. At most 1,000, unless the server is configured otherwise. */
+        TransactionRequest: {
+            /**
+             * @description The operations. No two of them change the same item.
+             * @example [
+             *       {
+             *         "check": {
+             *           "key": "team:builds",
+             *           "etag": "\"8hWm0pKd3fJ6aZ4iN1oC5Q\""
+             *         }
+             *       },
+             *       {
+             *         "set": {
+             *           "key": "team:builds",
+             *           "value": 42
+             *         }
+             *       }
+             *     ]
+             */
+            operations: components["schemas"]["Operation"][];
+        };
+        /** @description One operation of a transaction. It has exactly one member, which says what it does. */
+        Operation: {
+            check?: components["schemas"]["CheckOperation"];
+            set?: components["schemas"]["SetOperation"];
+            delete?: components["schemas"]["DeleteOperation"];
+            touch?: components["schemas"]["TouchOperation"];
+        };
+        /** @description Requires that an item is as expected before the transaction. */
+        CheckOperation: {
+            /**
+             * @description The item's key.
+             * @example team:builds
+             */
+            key: string;
+            /**
+             * @description The entity tag that the item must have, with its quotes, as the header `ETag` and the metadata have it.
+             *     Null: there must be no item under the key.
+             * @example "8hWm0pKd3fJ6aZ4iN1oC5Q"
+             * @example null
+             */
+            etag: string | null;
+        };
+        /** @description Puts an item. */
+        SetOperation: {
+            /**
+             * @description The item's key.
+             * @example team:builds
+             */
+            key: string;
+            value: components["schemas"]["Item"];
+            /**
+             * Format: int64
+             * @description The item's time to live in seconds. 0 never expires. Absent, the server's default.
+             * @example 3600
+             */
+            ttl?: number;
+        };
+        /** @description Deletes an item, where there is one. */
+        DeleteOperation: {
+            /**
+             * @description The item's key.
+             * @example team:draft
+             */
+            key: string;
+        };
+        /** @description Refreshes the time to live of an item, which must exist. */
+        TouchOperation: {
+            /**
+             * @description The item's key.
+             * @example team:lock
+             */
+            key: string;
+            /**
+             * Format: int64
+             * @description The new time to live in seconds. 0 never expires. Absent, the item's own starts anew.
+             * @example 60
+             */
+            ttl?: number;
+        };
+        /** @description What became of a transaction. */
+        TransactionResponse: {
+            /**
+             * @description One result for each operation, in their order.
+             * @example [
+             *       {
+             *         "key": "team:draft",
+             *         "etag": null,
+             *         "deleted": true
+             *       }
+             *     ]
+             */
+            results: components["schemas"]["TransactionResult"][];
+        };
+        /** @description What became of an operation. After `set` and `touch`, and only then, it has the item's metadata. */
+        TransactionResult: {
+            /**
+             * @description The key of the operation.
+             * @example team:builds
+             */
+            key: string;
+            /**
+             * @description The item's entity tag as the transaction has left it, with its quotes. Null: there is no item. After a check
+             *     of an item that another operation changed, it is the new one.
+             * @example "q9TtE2cLw7nR5uV1bX8sYg"
+             * @example null
+             */
+            etag: string | null;
+            /**
+             * @description After `set`, and only then. Whether there was no such item before.
+             * @example false
+             */
+            created?: boolean;
+            /**
+             * @description After `delete`, and only then. Whether there was an item.
+             * @example true
+             */
+            deleted?: boolean;
+            metadata?: components["schemas"]["Metadata"];
+        };
         /** @description How to refresh a time to live. */
         TouchRequest: {
             /**
@@ -1933,8 +2105,8 @@ export interface components {
              * @description What went wrong, stable, for programs. The codes, to which others may be added: invalid_key,
              *     invalid_parameter, invalid_ttl, invalid_cursor, invalid_header, malformed_json, duplicate_name,
              *     nesting_too_deep, wrong_type, invalid_batch (400); unauthorized (401); forbidden (403); not_found (404);
-             *     method_not_allowed (405); conflict (409); precondition_failed (412); body_too_large, batch_too_large,
-             *     item_too_large (413); unsupported_media_type (415); unknown_field, missing_field, key_mismatch,
+             *     method_not_allowed (405); conflict, check_failed (409); precondition_failed (412); body_too_large,
+             *     batch_too_large, item_too_large (413); unsupported_media_type (415); unknown_field, missing_field, key_mismatch,
              *     invalid_value, invalid_string (422); rate_limited (429); internal (500); busy, unavailable, starting,
              *     request_timeout, commit_unknown, shutting_down (503).
              * @example not_found
@@ -2132,6 +2304,26 @@ export interface components {
         MethodNotAllowed: {
             headers: {
                 Allow: components["headers"]["Allow"];
+                "X-Request-Id": components["headers"]["RequestID"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description There is no item to touch; an expired one does not exist. Nothing is changed. */
+        TransactionNotFound: {
+            headers: {
+                "X-Request-Id": components["headers"]["RequestID"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description Checks do not hold. Nothing is changed. */
+        CheckFailed: {
+            headers: {
                 "X-Request-Id": components["headers"]["RequestID"];
                 [name: string]: unknown;
             };
@@ -3151,6 +3343,51 @@ export interface operations {
             413: components["responses"]["BatchTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
             422: components["responses"]["InvalidEnvelope"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["InternalError"];
+            503: components["responses"]["ServiceUnavailable"];
+        };
+    };
+    transact: {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description An id of the caller's own for the request, 1 to 128 of the characters `A-Z a-z 0-9 . _ -`. It comes back in
+                 *     the answer and stands in the server's log. Any other value is not refused: the server makes an id instead.
+                 * @example build-7421.3
+                 */
+                "X-Request-Id"?: components["parameters"]["RequestIDHeader"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        /** @description The operations. */
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["TransactionRequest"];
+            };
+        };
+        responses: {
+            /** @description All operations are done. */
+            200: {
+                headers: {
+                    "X-Request-Id": components["headers"]["RequestID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TransactionResponse"];
+                };
+            };
+            400: components["responses"]["InvalidBatch"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["TransactionNotFound"];
+            405: components["responses"]["MethodNotAllowed"];
+            409: components["responses"]["CheckFailed"];
+            413: components["responses"]["BatchTooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
+            422: components["responses"]["InvalidEntries"];
             429: components["responses"]["RateLimited"];
             500: components["responses"]["InternalError"];
             503: components["responses"]["ServiceUnavailable"];

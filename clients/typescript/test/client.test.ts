@@ -143,6 +143,55 @@ describe('batches', () => {
   });
 });
 
+describe('transactions', () => {
+  it('do everything, and answer for each operation', async () => {
+    const { metadata } = await stockroom.put('a', 1);
+    await stockroom.put('b', 1);
+    const results = await stockroom.transaction([
+      { check: { key: 'a', etag: metadata.etag } },
+      { check: { key: 'new', etag: null } },
+      { set: { key: 'new', value: { n: [1] }, ttl: 60 } },
+      { delete: { key: 'b' } },
+      { touch: { key: 'a', ttl: 60 } },
+    ]);
+    expect(results).toMatchObject([
+      { key: 'a', etag: metadata.etag },
+      { key: 'new', etag: results[2]!.etag },
+      { key: 'new', created: true, metadata: { ttlSeconds: 60 } },
+      { key: 'b', etag: null, deleted: true },
+      { key: 'a', metadata: { ttlSeconds: 60 } },
+    ]);
+    expect(await stockroom.mget(['a', 'b', 'new'])).toEqual(new Map<string, unknown>([['a', 1], ['new', { n: [1] }]]));
+  });
+
+  it('do nothing where a check fails, and name it', async () => {
+    await stockroom.put('a', 1);
+    const failed = stockroom.transaction([{ set: { key: 'b', value: 1 } }, { check: { key: 'a', etag: null } }]);
+    await expect(failed).rejects.toMatchObject({
+      status: 409,
+      code: 'check_failed',
+      errors: [{ key: 'a', pointer: '/operations/1/check', code: 'check_failed' }],
+    });
+    await expect(stockroom.transaction([{ touch: { key: 'c' } }])).rejects.toMatchObject({ status: 404, code: 'not_found' });
+    expect(await stockroom.has('b')).toBe(false);
+  });
+
+  it('count exactly', async () => {
+    await stockroom.put('n', 0);
+    const increment = async (): Promise<void> => {
+      const { value, etag } = (await stockroom.read<number>('n'))!;
+      try {
+        await stockroom.transaction([{ check: { key: 'n', etag } }, { set: { key: 'n', value: value! + 1 } }]);
+      } catch (error) {
+        if (!(error instanceof StockroomError) || error.code !== 'check_failed') throw error;
+        await increment();
+      }
+    };
+    await Promise.all(Array.from({ length: 8 }, increment));
+    expect(await stockroom.get('n')).toBe(8);
+  });
+});
+
 describe('lists', () => {
   it('walks all pages', async () => {
     const names = Array.from({ length: 25 }, (_, i) => `n${String(i).padStart(2, '0')}`);
