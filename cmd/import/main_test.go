@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -56,6 +57,13 @@ func TestRun(t *testing.T) {
 		"bad batch":      {args: []string{"--batch", "0", examples}, code: 2, stderr: "at least 1 item"},
 		"bad server":     {args: []string{"--server", "nowhere", examples}, code: 2, stderr: "must look like http://host:port"},
 		"bad number":     {args: []string{"--parallel", "x", examples}, code: 2, stderr: "invalid value"},
+		"two sources":    {args: []string{"--from-postgres", "postgres://127.0.0.1/x", examples}, code: 2, stderr: "not both"},
+		"server's flag":  {args: []string{"--server", server, "backup.ndjson"}, code: 2, stderr: "--server is for registry items"},
+		"backup's flag":  {args: []string{"--existing", "keep", examples}, code: 2, stderr: "--existing is for a backup"},
+		"bad policy":     {args: []string{"--existing", "merge", "backup.ndjson"}, code: 2, stderr: `replace, keep or refuse, not "merge"`},
+		"bad DSN":        {args: []string{"--from-postgres", "secret"}, code: 1, stdout: "imported 0, ", stderr: "the connection string is neither"},
+		"no backup":      {args: []string{filepath.Join(bad, "none.ndjson")}, code: 1, stdout: "imported 0, ", stderr: "no such file"},
+		"empty backup":   {args: []string{"-"}, code: 1, stdout: "imported 0, ", stderr: "this is no file of `server export`: line 1"},
 		"bad timeout":    {args: []string{"--timeout", "0s", examples}, code: 2, stderr: "the timeout must be positive"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -64,12 +72,9 @@ func TestRun(t *testing.T) {
 			if ctx == nil {
 				ctx = t.Context()
 			}
-			getenv := func(name string) string {
-				require.Equal(t, "STOCKROOM_API_KEY", name)
-				return tc.key
-			}
+			env := map[string]string{"STOCKROOM_API_KEY": tc.key, "STOCKROOM_DATA_DIR": filepath.Join(bad, "data")}
 			var stdout, stderr bytes.Buffer
-			require.Equal(t, tc.code, run(ctx, tc.args, getenv, &stdout, &stderr), stderr.String())
+			require.Equal(t, tc.code, run(ctx, tc.args, env, strings.NewReader(""), &stdout, &stderr), stderr.String())
 			require.Contains(t, stdout.String(), tc.stdout)
 			require.Contains(t, stderr.String(), tc.stderr)
 			if tc.stderr == "" {

@@ -24,6 +24,7 @@ usage:
   server migrate down [N]    take back the last N migrations (default 1), with the data that they hold
   server migrate version     say where the schema stands
   server migrate force N     set the version without running anything, after a failed migration
+  server export FILE         write all items to a file (-: standard output), also while servers run; import FILE reads it
   server keygen ID SCOPES    make an API key; SCOPES is a list such as read,write,admin
   server healthcheck         exit with 0 if the service on STOCKROOM_ADDR is ready
   server --help | --version
@@ -82,6 +83,8 @@ func run(args []string, env map[string]string, stdout, stderr io.Writer) int {
 		}
 	case args[0] == "migrate":
 		err = app.Migrate(ctx, cfg, args[1:], app.NewLogger(stderr, cfg), stdout)
+	case len(args) == 2 && args[0] == "export":
+		err = export(ctx, cfg, args[1], stdout, stderr)
 	case len(args) == 1 && args[0] == "healthcheck":
 		err = app.Healthcheck(ctx, cfg)
 	default:
@@ -98,6 +101,18 @@ func run(args []string, env map[string]string, stdout, stderr io.Writer) int {
 		return exitFailure
 	}
 	return exitOK
+}
+
+// export writes a backup. What it has to say goes to stderr: stdout may be where the
+// backup goes.
+func export(ctx context.Context, cfg config.Config, path string, stdout, stderr io.Writer) error {
+	exported, err := app.Export(ctx, cfg, path, app.NewToolLogger(stderr, cfg), stdout, stderr)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(stderr, "exported %d items: %d components, %d blocks, %d entries\n",
+		exported.Total(), exported.Components, exported.Blocks, exported.Entries)
+	return err
 }
 
 // interruptible returns a context that ends at the first SIGINT or SIGTERM; the

@@ -99,6 +99,12 @@ func NewLogger(w io.Writer, cfg config.Config) *slog.Logger {
 	return telemetry.NewLogger(w, cfg.LogLevel, string(cfg.LogFormat))
 }
 
+// NewToolLogger returns the logger of a command that speaks to a person in
+// sentences: it has no more than what goes wrong.
+func NewToolLogger(w io.Writer, cfg config.Config) *slog.Logger {
+	return telemetry.NewLogger(w, max(cfg.LogLevel.Level(), slog.LevelWarn), "text")
+}
+
 // Keygen makes an API key and prints it, with the line that STOCKROOM_API_KEYS_FILE
 // needs. The key itself is kept nowhere.
 func Keygen(id, scopes string, out io.Writer) error {

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/stockroom/stockroom/internal/item"
+	"github.com/stockroom/stockroom/internal/progress"
 )
 
 // What an import does where it is not told otherwise.
@@ -24,8 +25,12 @@ const (
 	DefaultTimeout  = time.Minute
 )
 
-// batchBytes bounds the body of a request well below what a server takes.
-const batchBytes = 2 << 20
+const (
+	// batchBytes bounds the body of a request well below what a server takes.
+	batchBytes = 2 << 20
+	// linesEvery is how many files lie between two lines of progress.
+	linesEvery = 100
+)
 
 // Options say what to import, and where to.
 type Options struct {
@@ -75,10 +80,10 @@ func Run(ctx context.Context, o Options) (Report, error) {
 		client:   newClient(o),
 		dryRun:   o.DryRun,
 		report:   Report{DryRun: o.DryRun, Skipped: found.skipped, Failures: found.failures},
-		progress: newProgress(o.Progress, len(found.entries)),
+		progress: progress.Start(o.Progress, progress.Options{Doing: "importing", Unit: "files", Total: len(found.entries), Every: linesEvery}),
 	}
 	defer r.client.close()
-	defer r.progress.close()
+	defer r.progress.Close()
 
 	var group errgroup.Group
 	group.SetLimit(o.Parallel)
@@ -102,7 +107,7 @@ type run struct {
 
 	mu       sync.Mutex // guards what follows
 	report   Report
-	progress progress
+	progress progress.Progress
 }
 
 // process compares a batch with what the server has and writes what differs.
@@ -182,14 +187,14 @@ func (r *run) imported(entries ...*entry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.report.Imported += len(entries)
-	r.progress.add(len(entries))
+	r.progress.Add(len(entries))
 }
 
 func (r *run) unchanged() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.report.Unchanged++
-	r.progress.add(1)
+	r.progress.Add(1)
 }
 
 func (r *run) planned(e *entry, standing values) {
@@ -197,7 +202,7 @@ func (r *run) planned(e *entry, standing values) {
 	defer r.mu.Unlock()
 	r.report.Imported++
 	r.report.Planned = append(r.report.Planned, e.plan(standing))
-	r.progress.add(1)
+	r.progress.Add(1)
 }
 
 // failed says why entries were not imported. Where ctx has ended, that is why,
@@ -212,5 +217,5 @@ func (r *run) failed(ctx context.Context, entries []*entry, err error) {
 	for _, e := range entries {
 		r.report.Failures = append(r.report.Failures, Failure{Path: e.path, Reason: err})
 	}
-	r.progress.add(len(entries))
+	r.progress.Add(len(entries))
 }

@@ -542,18 +542,6 @@ func TestReport(t *testing.T) {
 	require.Equal(t, "would add a\nwould import 1, unchanged 0, failed 0\n", stdout.String())
 }
 
-func TestProgressLines(t *testing.T) {
-	t.Parallel()
-	var out bytes.Buffer
-	p := newProgress(&out, 365)
-	for range 36 {
-		p.add(10)
-	}
-	p.add(5)
-	p.close()
-	require.Equal(t, "100 of 365 files\n200 of 365 files\n300 of 365 files\n", out.String())
-}
-
 func TestKeysOf(t *testing.T) {
 	t.Parallel()
 	value, err := registry.Decode("react", "", []byte(component("a", "registry:ui")))
