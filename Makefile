@@ -161,5 +161,5 @@ image: ## build the container image: IMAGE=, GO_IMAGE=, RUNTIME_IMAGE=
 
 .PHONY: clean
 clean: ## remove what was built or installed here, never data
-	rm -rf bin node_modules tools/openapi/node_modules test/bench/pglite/node_modules
+	rm -rf bin node_modules tools/openapi/node_modules test/bench/pglite/node_modules test/pglite/node_modules
 	rm -rf clients/typescript/node_modules clients/typescript/dist

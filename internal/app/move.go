@@ -97,7 +97,7 @@ func Import(ctx context.Context, cfg config.Config, o ImportOptions, log *slog.L
 		report, err = load(ctx, items, options)
 		return err
 	})
-	report.Interrupted = report.Interrupted || ctx.Err() != nil
+	report.Interrupted = err != nil && ctx.Err() != nil
 	return report, errors.Join(unlessStopped(ctx, err), a.stop(), closeSource())
 }
 

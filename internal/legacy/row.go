@@ -298,7 +298,8 @@ func (t *table) record(value item.Value, get func(string) *string) (item.Record,
 		}
 		r.AccessCount = n
 	}
-	return r, setLife(&r, times["expires_at"], get)
+	err := setLife(&r, times["expires_at"], get)
+	return r, err
 }
 
 // setLife gives a record the TTL and the end that its row has.

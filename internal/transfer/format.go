@@ -61,7 +61,7 @@ type trailer struct {
 	SHA256 string `json:"sha256"`
 }
 
-// counts counts items by kind.
+// counts are how many items there are, by kind.
 type counts struct {
 	Blocks     int64 `json:"blocks"`
 	Components int64 `json:"components"`
@@ -122,7 +122,8 @@ func (w *writer) begin(now time.Time, by string) (err error) {
 }
 
 func (w *writer) item(r item.Record) error {
-	line := append(w.line[:0], `{"key":`...)
+	line := w.line[:0]
+	line = append(line, `{"key":`...)
 	line = item.AppendQuote(line, r.Value.Key.String())
 	line = append(line, `,"etag":"`...)
 	line = append(append(line, r.Value.ETag...), '"')
@@ -139,7 +140,8 @@ func (w *writer) item(r item.Record) error {
 	line = strconv.AppendInt(append(line, `,"accessCount":`...), r.AccessCount, 10)
 	line = strconv.AppendInt(append(line, `,"version":`...), r.Version, 10)
 	line = append(append(line, `,"value":`...), r.Value.JSON...)
-	w.line = append(line, '}')
+	line = append(line, '}')
+	w.line = line
 	w.counts.add(r.Value.Key.Kind())
 	return w.write()
 }

@@ -142,11 +142,11 @@ func Copy(ctx context.Context, from *legacy.Store, s *store.Store, o Options) (R
 		l.progress.Say("note: " + note)
 	}
 	err = from.Each(ctx, func(row legacy.Row) error {
-		if row.Fault != nil {
-			l.fail(row.Name, row.Fault)
-			return nil
+		if row.Fault == nil {
+			return l.add(ctx, row.Record)
 		}
-		return l.add(ctx, row.Record)
+		l.fail(row.Name, row.Fault)
+		return nil
 	})
 	if err == nil {
 		err = l.flush(ctx)

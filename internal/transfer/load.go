@@ -85,7 +85,7 @@ func (l *loader) add(ctx context.Context, r item.Record) error {
 // flush stores the batch.
 func (l *loader) flush(ctx context.Context) error {
 	if len(l.batch) == 0 {
-		return ctx.Err()
+		return nil
 	}
 	done, err := l.store.Restore(ctx, l.batch, store.RestoreRules{
 		Existing: l.options.Existing, DryRun: l.options.DryRun, Planned: l.planned,
@@ -113,17 +113,16 @@ func (l *loader) fail(name string, reason error) {
 	l.progress.Add(1)
 }
 
-// end makes the report; err is what the loading has ended with.
+// end makes the report and says what can be done about err, with which the loading
+// has ended.
 func (l *loader) end(ctx context.Context, err error) (Report, error) {
 	l.progress.Close()
-	if ctx.Err() != nil {
-		l.report.Interrupted = true
-		return l.report, nil
-	}
-	if err == nil {
-		return l.report, nil
-	}
 	switch {
+	case err == nil:
+		return l.report, nil
+	case ctx.Err() != nil:
+		l.report.Interrupted = true
+		return l.report, ctx.Err()
 	case errors.Is(err, store.ErrNoRoom):
 		err = fmt.Errorf("%w: set STOCKROOM_MAX_BYTES higher, for this command and for the servers", err)
 	case errors.Is(err, store.ErrTaken):
