@@ -13,6 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/stockroom/stockroom/internal/item"
+	"github.com/stockroom/stockroom/internal/legacy"
+	"github.com/stockroom/stockroom/internal/pgtest"
 	"github.com/stockroom/stockroom/internal/store"
 	"github.com/stockroom/stockroom/internal/transfer"
 )
@@ -476,4 +478,24 @@ func TestReportPrints(t *testing.T) {
 	require.NoError(t, transfer.Report{Imported: 1, Unchanged: 2, Kept: 3, Expired: 4, Failed: 5}.Print(&out))
 	require.NoError(t, transfer.Report{DryRun: true}.Print(&out))
 	require.Equal(t, "imported 1, unchanged 2, kept 3, expired 4, failed 5\nwould import 0, unchanged 0, kept 0, expired 0, failed 0\n", out.String())
+}
+
+// A store of the other kind may have a row twice, where nothing forbids that.
+func TestCopyOfARowThatIsThereTwice(t *testing.T) {
+	t.Parallel()
+	dsn := pgtest.Empty(t)
+	_, err := pgtest.Connect(t, dsn).Exec(t.Context(), `CREATE TABLE components (framework text, name text, source_code text, cached_at timestamptz);
+		INSERT INTO components VALUES ('react', 'a', 'first', '2026-01-01Z'), ('react', 'b', 'x', '2026-01-01Z'), ('react', 'a', 'second', '2026-01-02Z')`)
+	require.NoError(t, err)
+	from, err := legacy.Open(t.Context(), dsn)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, from.Close(context.Background())) }()
+	to := setup(t, 0)
+	var shown bytes.Buffer
+	report, err := transfer.Copy(t.Context(), from, to.Store, transfer.Options{Show: &shown})
+	require.NoError(t, err)
+	require.Equal(t, transfer.Report{Imported: 3}, report)
+	require.Equal(t, "note: there is no table blocks to copy\n", shown.String())
+	to.requireUsage()
+	require.Equal(t, "second x", scan[string](to, `SELECT string_agg(source_code, ' ' ORDER BY key) FROM components`))
 }
