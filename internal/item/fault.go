@@ -17,6 +17,7 @@ const (
 	CodeInvalidKey     Code = "invalid_key"      // a rule of keys is broken
 	CodeInvalidTTL     Code = "invalid_ttl"      // not whole seconds in 0 … MaxTTL
 	CodeInvalidPattern Code = "invalid_pattern"  // a glob that cannot be read
+	CodeInvalidQuery   Code = "invalid_query"    // a search that cannot be read
 	CodeMalformedJSON  Code = "malformed_json"   // not one JSON text (RFC 8259) of I-JSON (RFC 7493)
 	CodeDuplicateName  Code = "duplicate_name"   // an object has a member twice
 	CodeTooDeep        Code = "nesting_too_deep" // more than MaxDepth levels
