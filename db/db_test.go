@@ -87,5 +87,5 @@ func TestPrimaryKeysAreTheItemsOwnNames(t *testing.T) {
 	}
 	keys := regexp.MustCompile(`PRIMARY KEY \([^)]*\)`).FindAllString(all.String(), -1)
 	slices.Sort(keys)
-	require.Equal(t, []string{"PRIMARY KEY (key)", "PRIMARY KEY (name, framework)", "PRIMARY KEY (name, framework)"}, keys)
+	require.Equal(t, []string{"PRIMARY KEY (key)", "PRIMARY KEY (name, framework)", "PRIMARY KEY (name, framework)", "PRIMARY KEY (name, framework, kind)"}, keys)
 }

@@ -37,9 +37,11 @@ const (
 	// backgroundConnections are those of the pool beyond the slots, for what runs by
 	// the clock and for the readiness probe: nobody who holds a slot waits for a
 	// connection. That of the notices is beside the pool.
-	backgroundConnections = 3
+	backgroundConnections = 4
 	connectTimeout        = 5 * time.Second
 	usageInterval         = 5 * time.Second // of the metrics of what is stored
+	documentsInterval     = time.Second
+	compareInterval       = 10 * time.Second
 	probeTimeout          = 2 * time.Second
 	helloTimeout          = 10 * time.Second
 	// firstRetry and lastRetry bound the waits between the attempts to reach a
@@ -269,6 +271,8 @@ func (a *App) startJobs() {
 			_, again, err := a.background.Sweep(ctx)
 			return again, err
 		}},
+		{Name: "make documents for search", Every: documentsInterval, Run: a.background.MakeDocuments},
+		{Name: "compare items and documents", Every: compareInterval, Run: a.background.CompareDocuments},
 		{Name: "read the usage", Every: usageInterval, Run: func(ctx context.Context) (bool, error) {
 			return false, a.background.ReadUsage(ctx)
 		}},

@@ -15,6 +15,7 @@ import (
 
 	"github.com/stockroom/stockroom/internal/item"
 	"github.com/stockroom/stockroom/internal/repo"
+	"github.com/stockroom/stockroom/internal/search"
 	"github.com/stockroom/stockroom/internal/txn"
 )
 
@@ -37,6 +38,14 @@ func fill(b *bundle) {
 			SELECT 'metadata:' || ` + name + `, ` + text + `, 512, md5(i::text), ` + times + ` FROM generate_series(1, $1) i`,
 	} {
 		b.exec(sql, rowsPerTable)
+	}
+	// Nine documents of ten, so that some are pending; every one has a word in common,
+	// and a body that is stored apart.
+	for _, kind := range []string{"component", "block"} {
+		b.exec(`INSERT INTO search_documents (name, framework, kind, etag, format, words, folded, categories, head, vector)
+			SELECT t.name, t.framework, $1, t.etag, 1, 9, t.name, '{}', to_tsvector('simple', left(t.name, 3)),
+				to_tsvector('simple', left(t.name, 3) || ' everywhere ' || regexp_replace(repeat(t.name, 9), '(..)', '\1 ', 'g'))
+			FROM `+kind+`s t WHERE t.etag NOT LIKE '7%'`, kind)
 	}
 	// For whoever runs a function before its plan is looked at.
 	b.exec(`ANALYZE`)
@@ -93,8 +102,55 @@ func TestStatementsUseIndexes(t *testing.T) { //nolint:tparallel // the subtests
 			return err
 		}
 	}
+	find := func(q string, change func(*repo.Search)) run {
+		return func(ctx context.Context, u *txn.Unit) error {
+			query, err := search.ParseQuery(q)
+			require.NoError(t, err)
+			ask := repo.Search{Query: query, Limit: 21}
+			change(&ask)
+			found, err := repo.Find(ctx, u, ask, nil)
+			require.NotEmpty(t, found, q)
+			return err
+		}
+	}
+	react, block := "react", "block"
 	ttl := item.TTL(60)
 	runs := map[string]run{
+		"find a word":                 find("abc", func(*repo.Search) {}),
+		"find a part and not another": find("abc or bc -ff", func(*repo.Search) {}),
+		"find a common word":          find("everywhere x", func(ask *repo.Search) { ask.Query.Text = "'everywhere'" }),
+		"find a restricted word":      find("abc", func(ask *repo.Search) { ask.Kind, ask.Framework = &block, &react }),
+		"find behind":                 find("abc", func(ask *repo.Search) { ask.After = &repo.Place{Score: 3, Key: "component:react:a"} }),
+		"pending, first": func(ctx context.Context, u *txn.Unit) error {
+			pending, err := repo.PendingDocuments(ctx, u, false, 100)
+			require.Len(t, pending, 100)
+			return err
+		},
+		"pending, latest": func(ctx context.Context, u *txn.Unit) error {
+			pending, err := repo.PendingDocuments(ctx, u, true, 101)
+			require.Len(t, pending, 101)
+			return err
+		},
+		"texts": func(ctx context.Context, u *txn.Unit) error {
+			texts, err := repo.Texts(ctx, u, slices.Concat(existing("components", 50), existing("blocks", 50)), 1000)
+			require.Len(t, texts, 100)
+			return err
+		},
+		"progress": func(ctx context.Context, u *txn.Unit) error {
+			_, err := repo.ReadProgress(ctx, u)
+			return err
+		},
+		"missing": func(ctx context.Context, u *txn.Unit) error {
+			missing, next, err := repo.MissingDocuments(ctx, u, item.KindComponent, "component:react:77", 1000)
+			require.NotEmpty(t, missing)
+			require.NotEmpty(t, next)
+			return err
+		},
+		"orphans": func(ctx context.Context, u *txn.Unit) error {
+			next, err := repo.DeleteOrphans(ctx, u, []string{"8", "", ""}, 1000)
+			require.NotNil(t, next)
+			return err
+		},
 		"get": each(func(ctx context.Context, u *txn.Unit, key item.Key) error {
 			_, err := repo.Get(ctx, u, key)
 			return err
@@ -212,7 +268,7 @@ func TestStatementsUseIndexes(t *testing.T) { //nolint:tparallel // the subtests
 				for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
 					plan, nodes := explain(t, b.other, mode, s)
 					for _, node := range nodes {
-						if slices.Contains([]string{"components", "blocks", "entries"}, node.Relation) && strings.Contains(node.Type, "Seq Scan") {
+						if slices.Contains([]string{"components", "blocks", "entries", "search_documents"}, node.Relation) && strings.Contains(node.Type, "Seq Scan") {
 							t.Errorf("%s reads all of %s:\n%s\n%s", mode, node.Relation, s.sql, plan)
 						}
 					}
@@ -243,6 +299,12 @@ var wanted = map[string]struct {
 	"delete":     {indexes: []string{"components_key_idx", "blocks_key_idx", "entries_pkey"}, sorted: true},
 	"retouch":    {indexes: []string{"components_key_idx", "blocks_key_idx", "entries_pkey"}},
 	"mark":       {indexes: []string{"components_key_idx", "blocks_key_idx", "entries_pkey"}},
+	"find":       {indexes: []string{"search_documents_vector_idx", "components_pkey", "blocks_pkey"}},
+	"pending":    {indexes: []string{"components_accessed_at_idx", "blocks_accessed_at_idx", "search_documents_pkey", "search_state_pkey"}},
+	"texts":      {indexes: []string{"components_key_idx", "blocks_key_idx"}},
+	"progress":   {indexes: []string{"components_accessed_at_idx", "blocks_accessed_at_idx", "search_state_pkey"}},
+	"missing":    {indexes: []string{"components_key_idx", "search_documents_pkey"}, sorted: true},
+	"orphans":    {indexes: []string{"search_documents_pkey", "components_pkey", "blocks_pkey"}, sorted: true},
 }
 
 // checkIndexes checks that a run's plan uses the indexes that were made for it.
@@ -341,6 +403,15 @@ func literal(t testing.TB, arg any) string {
 		return strconv.Itoa(arg)
 	case int64:
 		return strconv.FormatInt(arg, 10)
+	case float64, bool:
+		return fmt.Sprint(arg)
+	case *string:
+		if arg == nil {
+			return `NULL`
+		}
+		return quote(*arg)
+	case []int32:
+		return `ARRAY[` + strings.Trim(strings.Join(strings.Fields(fmt.Sprint(arg)), ", "), "[]") + `]::integer[]`
 	case *int64:
 		return strconv.FormatInt(*arg, 10)
 	case time.Time:

@@ -57,8 +57,9 @@ type Store struct {
 	gets     map[item.Kind]*getGroup
 	// full is what the last write saw: a hint, so that writes near the limit do
 	// not first try to go together.
-	full  *atomic.Bool
-	usage *atomic.Pointer[item.Usage] // as last read
+	full      *atomic.Bool
+	usage     *atomic.Pointer[item.Usage] // as last read
+	documents *documentWork
 }
 
 // New returns a store whose units of work units runs.
@@ -77,6 +78,7 @@ func New(units *txn.Manager, options Options) *Store {
 		counters: &counters{evictions: counter{add: options.Metrics.Evicted}, expirations: counter{add: options.Metrics.Expired}},
 	}
 	s.puts, s.gets = s.newPutGroup(), s.newGetGroups()
+	s.documents = &documentWork{making: make(chan struct{}, 1)}
 	return s
 }
 

@@ -1,0 +1,2 @@
+-- Search finds documents by their words.
+CREATE INDEX search_documents_vector_idx ON search_documents USING gin (vector);

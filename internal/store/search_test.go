@@ -1,0 +1,471 @@
+package store_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/stockroom/stockroom/internal/item"
+	"github.com/stockroom/stockroom/internal/pgtest"
+	"github.com/stockroom/stockroom/internal/registry"
+	"github.com/stockroom/stockroom/internal/search"
+	"github.com/stockroom/stockroom/internal/store"
+)
+
+func ask(t require.TestingT, q string) store.Search {
+	query, err := search.ParseQuery(q)
+	require.NoError(t, err, "%q", q)
+	return store.Search{Query: query, Limit: 20}
+}
+
+// namesOf returns the names of results.
+func namesOf(results store.Results) []string {
+	list := make([]string, len(results.List))
+	for i, r := range results.List {
+		list[i] = r.Key.Name()
+	}
+	return list
+}
+
+// makeDocuments makes all documents that are missing.
+func (b *bundle) makeDocuments() {
+	b.t.Helper()
+	for again := true; again; {
+		var err error
+		again, err = b.MakeDocuments(b.t.Context())
+		require.NoError(b.t, err)
+	}
+}
+
+// realRegistry returns the items of the registry that is read in place, or skips.
+func realRegistry(t testing.TB) []item.Value {
+	t.Helper()
+	folder := os.Getenv("STOCKROOM_REGISTRY_DIR")
+	if folder == "" {
+		folder = filepath.Join("..", "..", "..", "shared", "registry", "new-york")
+		if _, err := os.Stat(folder); err != nil {
+			t.Skipf("no registry to read: set STOCKROOM_REGISTRY_DIR to a folder of registry items (%v)", err)
+		}
+	}
+	paths, err := filepath.Glob(filepath.Join(folder, "*.json"))
+	require.NoError(t, err)
+	require.NotEmpty(t, paths)
+	list := make([]item.Value, len(paths))
+	for i, path := range paths {
+		body, err := os.ReadFile(path)
+		require.NoError(t, err)
+		list[i], err = registry.Decode("react", strings.TrimSuffix(filepath.Base(path), ".json"), body)
+		require.NoError(t, err, path)
+	}
+	return list
+}
+
+// What people look for in a registry of 365 items, and what they expect first.
+var obvious = []struct{ query, first string }{
+	{"dialog", "dialog"},
+	{"Dialog", "dialog"},
+	{"alert dialog", "alert-dialog"},
+	{"AlertDialog", "alert-dialog"},
+	{"alert-dialog", "alert-dialog"},
+	{"date picker", "date-picker-demo"},
+	{"datePicker", "date-picker-demo"},
+	{"date picker range", "date-picker-with-range"},
+	{"data-table", "data-table-demo"},
+	{"dataTable", "data-table-demo"},
+	{"data table", "data-table-demo"},
+	{"table", "table"},
+	{"useCarousel", "carousel"},
+	{"carousel", "carousel"},
+	{"login form", "login-0\\d"},
+	{"login", "login-0\\d"},
+	{"recharts pie", "chart-pie-.*"},
+	{"pie chart", "chart-pie-.*"},
+	{"donut", "chart-pie-donut"},
+	{"sidebar", "sidebar"},
+	{"collapsible sidebar", "sidebar-.*collapsible|sidebar-0\\d"},
+	{"calendar", "calendar"},
+	{"cal", "calendar"},
+	{"button", "button"},
+	{"buttons", "button"},
+	{"btn or button", "button"},
+	{"ghost button", "button-ghost"},
+	{"dropdown menu", "dropdown-menu"},
+	{"DropdownMenu", "dropdown-menu"},
+	{"otp", "input-otp"},
+	{"InputOTP", "input-otp"},
+	{"useToast", "use-toast"},
+	{"use toast", "use-toast"},
+	{"hook mobile", "use-mobile"},
+	{"useIsMobile", "use-mobile"},
+	{"theme", "theme-.*"},
+	{"dark mode", "mode-toggle"},
+	{"react-hook-form", "form|.*-form.*"},
+	{"embla-carousel-react", "carousel"},
+	{"cmdk", "command"},
+	{"vaul", "drawer"},
+	{"sonner", "sonner"},
+	{"dashboard", "dashboard-01"},
+	{"dnd-kit", "dashboard-01"},
+	{"@tanstack/react-table", "data-table-demo|dashboard-01"},
+	{"radio", "radio-group"},
+	{"tabs", "tabs"},
+	{"tab", "tabs"},
+	{"tooltip", "tooltip"},
+	{"chart tooltip formatter", "chart-tooltip-formatter"},
+	{`"area chart"`, "chart-area-.*"},
+	{"calendar -demo -form", "calendar"},
+	{"typography h1", "typography-h1"},
+}
+
+func TestSearchPutsTheObviousFirst(t *testing.T) {
+	t.Parallel()
+	b := setup(t, store.Options{})
+	require.NoError(t, b.PutMany(t.Context(), realRegistry(t), nil))
+	b.makeDocuments()
+	for _, tc := range obvious {
+		results, err := b.Search(t.Context(), ask(t, tc.query))
+		require.NoError(t, err, tc.query)
+		found := namesOf(results)
+		if len(found) == 0 || !regexp.MustCompile("^("+tc.first+")$").MatchString(found[0]) {
+			t.Errorf("%q: %q is not first of %q", tc.query, tc.first, found)
+		}
+		for _, r := range results.List[:min(3, len(results.List))] {
+			t.Logf("%q: %.2f %s: %s", tc.query, r.Score, r.Key, r.Snippet)
+		}
+	}
+}
+
+// finds tells whether a search for q finds the item k.
+func finds(ctx context.Context, s *store.Store, q string, k item.Key) (bool, error) {
+	query, err := search.ParseQuery(q)
+	if err != nil {
+		return false, err
+	}
+	results, err := s.Search(ctx, store.Search{Query: query, Limit: 100})
+	return slices.ContainsFunc(results.List, func(r store.Result) bool { return r.Key == k }), err
+}
+
+// Every server finds what any of them has acknowledged, and nothing that is no more,
+// while documents are made, by all of them, and those who make them are killed.
+func TestSearchSeesEveryWrite(t *testing.T) {
+	t.Parallel()
+	b := setup(t, store.Options{})
+	const servers, writers, rounds = 2, 6, 40
+	stores := make([]*store.Store, servers)
+	makers := make([]*store.Store, servers)
+	for i := range stores {
+		stores[i] = store.New(b.open(6), store.Options{})
+		makers[i] = stores[i].On(b.open(1))
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var background sync.WaitGroup
+	var made atomic.Int64
+	for _, maker := range makers {
+		for _, work := range []func(context.Context) (bool, error){maker.MakeDocuments, maker.CompareDocuments} {
+			pacer := pgtest.Connect(t, b.dsn)
+			background.Go(func() {
+				for ctx.Err() == nil {
+					if _, err := work(ctx); err == nil {
+						made.Add(1)
+					}
+					exec(t, pacer, `SELECT pg_sleep(0.002)`)
+				}
+			})
+		}
+	}
+	killer := pgtest.Connect(t, b.dsn)
+	background.Go(func() {
+		for ctx.Err() == nil {
+			// Whoever is making documents at this moment, half-way.
+			exec(t, killer, `SELECT pg_sleep(0.02), pg_terminate_backend(l.pid) FROM pg_locks l
+				WHERE l.locktype = 'advisory' AND l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+				AND (l.classid::bigint << 32 | l.objid::bigint) = $1 AND random() < 0.2`, int64(0x53746f636b536561))
+		}
+	})
+	conns := make([]*pgx.Conn, writers)
+	for w := range conns {
+		conns[w] = pgtest.Connect(t, b.dsn)
+	}
+	together(writers, func(w int) {
+		random := rand.New(rand.NewPCG(uint64(w), 1))
+		some := func() *store.Store { return stores[random.IntN(servers)] }
+		check := func(want bool, q string, k item.Key, what string) {
+			found, err := finds(t.Context(), some(), q, k)
+			if err != nil || found != want {
+				t.Errorf("%s: %s by %q: %t, %v", what, k, q, found, err)
+			}
+		}
+		for n := range rounds {
+			k := key(t, fmt.Sprintf("%s:react:item%d", []string{"component", "block"}[n%2], w))
+			word := func(version string) string { return fmt.Sprintf("w%dq%dr%sword", w, n, version) }
+			put := func(version string) {
+				_, err := some().Put(t.Context(), value(t, k, "some text with "+word(version)), nil, item.Precondition{})
+				if err != nil {
+					t.Errorf("put: %v", err)
+				}
+			}
+			put("first")
+			check(true, word("first"), k, "put")
+			put("second")
+			check(true, word("second"), k, "overwritten")
+			check(false, word("first"), k, "overwritten")
+			switch n % 3 {
+			case 0:
+				if err := some().Delete(t.Context(), k, item.Precondition{}); err != nil {
+					t.Errorf("delete: %v", err)
+				}
+				check(false, word("second"), k, "deleted")
+				put("second")
+				check(true, word("second"), k, "put again")
+			case 1:
+				expire(t, conns[w], k)
+				check(false, word("second"), k, "expired")
+				put("third")
+				check(true, word("third"), k, "put in the place of an expired one")
+			}
+		}
+	})
+	stop()
+	background.Wait()
+	t.Logf("%d runs made documents", made.Load())
+	require.Positive(t, made.Load())
+	b.makeDocuments()
+	require.Zero(t, scan[int](t, b.other, `SELECT count(*) FROM components t
+		WHERE NOT EXISTS (SELECT FROM search_documents d WHERE d.key = t.key AND d.etag = t.etag)`))
+}
+
+// A write that began long before it was committed is found, although documents have
+// been made of all that was there meanwhile.
+func TestSearchSeesWhatIsCommittedLate(t *testing.T) {
+	t.Parallel()
+	b := setup(t, store.Options{})
+	_, err := b.Put(t.Context(), value(t, key(t, "component:react:early"), "lateword"), nil, item.Precondition{})
+	require.NoError(t, err)
+	late := pgtest.Connect(t, b.dsn)
+	exec(t, late, `BEGIN`)
+	began := scan[time.Time](t, late, `SELECT now()`)
+	b.exec(`SELECT pg_sleep(2.5)`) // longer than the margin
+	for range 3 {
+		_, err := b.Put(t.Context(), value(t, key(t, "component:react:early"), "lateword "+time.Now().String()), nil, item.Precondition{})
+		require.NoError(t, err)
+		b.makeDocuments()
+	}
+	require.False(t, scan[time.Time](t, b.other, `SELECT complete FROM search_state`).After(began))
+	exec(t, late, `INSERT INTO components (name, framework, source_code, bytes, etag, created_at, updated_at, cached_at, accessed_at)
+		VALUES ('late', 'react', 'lateword', 8, 'x', now(), now(), now(), now())`)
+	exec(t, late, `COMMIT`)
+	for range 2 {
+		results, err := b.Search(t.Context(), ask(t, "lateword"))
+		require.NoError(t, err)
+		require.ElementsMatch(t, []string{"early", "late"}, namesOf(results))
+		b.makeDocuments()
+	}
+	require.Equal(t, 2, scan[int](t, b.other, `SELECT count(*) FROM search_documents`))
+	require.True(t, scan[time.Time](t, b.other, `SELECT complete FROM search_state`).After(began), "nobody holds it back any more")
+}
+
+// backlog stores items without documents, by SQL, the last of them now.
+func (b *bundle) backlog(n int) {
+	b.t.Helper()
+	b.exec(`INSERT INTO components (name, framework, source_code, bytes, etag, created_at, updated_at, cached_at, accessed_at)
+		SELECT 'item' || i, 'react', 'backlog', 7, 'x', a, a, a, a
+		FROM (SELECT i, now() - ($1 - i) * interval '1 second' AS a FROM generate_series(1, $1::integer) i) i`, n)
+}
+
+// An item that is read while those before it get their documents still gets its own.
+func TestDocumentsOfWhatIsReadMeanwhile(t *testing.T) {
+	t.Parallel()
+	b := setup(t, store.Options{})
+	b.backlog(450)
+	again, err := b.MakeDocuments(t.Context())
+	require.NoError(t, err)
+	require.True(t, again, "there is more than a batch")
+	require.Equal(t, 100, scan[int](t, b.other, `SELECT count(*) FROM search_documents`), "in bounded batches")
+	b.exec(`UPDATE components SET accessed_at = now() WHERE name IN ('item150', 'item90')`)
+	b.makeDocuments()
+	require.Equal(t, 450, scan[int](t, b.other, `SELECT count(*) FROM search_documents`))
+	before := scan[string](t, b.other, `SELECT s::text FROM search_state s`)
+	b.exec(`UPDATE components SET accessed_at = now() - interval '1 hour'`)
+	for range 3 {
+		again, err := b.MakeDocuments(t.Context())
+		require.NoError(t, err)
+		require.False(t, again)
+	}
+	require.Equal(t, before, scan[string](t, b.other, `SELECT s::text FROM search_state s`), "at rest nothing is written")
+}
+
+// Where much has been written at once, a search makes the documents itself.
+func TestSearchCatchesUp(t *testing.T) {
+	t.Parallel()
+	b := setup(t, store.Options{})
+	b.backlog(350)
+	results, err := b.Search(t.Context(), ask(t, "backlog"))
+	require.NoError(t, err)
+	require.Len(t, results.List, 20)
+	require.True(t, results.More)
+	require.False(t, results.Incomplete)
+	require.GreaterOrEqual(t, scan[int](t, b.other, `SELECT count(*) FROM search_documents`), 250)
+}
+
+// Where it cannot, it finds what was written last, and says that it lacks something.
+func TestSearchThatCannotCatchUp(t *testing.T) {
+	t.Parallel()
+	b := setup(t, store.Options{})
+	b.backlog(350)
+	_, err := b.Put(t.Context(), value(t, key(t, "component:react:last"), "backlog of the last"), nil, item.Precondition{})
+	require.NoError(t, err)
+	holder := pgtest.Connect(t, b.dsn)
+	exec(t, holder, `SELECT pg_advisory_lock($1)`, int64(0x53746f636b536561))
+	results, err := b.Search(t.Context(), ask(t, "backlog"))
+	require.NoError(t, err)
+	require.True(t, results.Incomplete)
+	require.Len(t, results.List, 20)
+	found, err := finds(t.Context(), b.Store, `"the last"`, key(t, "component:react:last"))
+	require.NoError(t, err)
+	require.True(t, found)
+	again, err := b.MakeDocuments(t.Context())
+	require.NoError(t, err)
+	require.False(t, again, "while another server makes documents")
+	exec(t, holder, `SELECT pg_advisory_unlock($1)`, int64(0x53746f636b536561))
+	results, err = b.Search(t.Context(), ask(t, "backlog"))
+	require.NoError(t, err)
+	require.False(t, results.Incomplete)
+}
+
+func TestCompareDocuments(t *testing.T) {
+	t.Parallel()
+	b := setup(t, store.Options{})
+	b.backlog(1200)
+	_, err := b.Put(t.Context(), value(t, key(t, "block:react:b"), "backlog"), nil, item.Precondition{})
+	require.NoError(t, err)
+	b.makeDocuments()
+	compare := func() (steps int) {
+		for again := true; again; steps++ {
+			var err error
+			again, err = b.CompareDocuments(t.Context())
+			require.NoError(t, err)
+		}
+		return steps
+	}
+	b.exec(`DELETE FROM components WHERE name LIKE '%7'`)
+	b.exec(`DELETE FROM search_documents WHERE name LIKE '%3' OR kind = 'block'`)
+	b.exec(`UPDATE search_documents SET etag = 'other' WHERE name LIKE '%5'`)
+	require.Positive(t, compare(), "at the start")
+	require.Equal(t, 1081, scan[int](t, b.other, `SELECT count(*) FROM search_documents`))
+	require.Zero(t, scan[int](t, b.other, `SELECT count(*) FROM components t
+		WHERE NOT EXISTS (SELECT FROM search_documents d WHERE d.key = t.key AND d.etag = t.etag)`))
+
+	b.exec(`DELETE FROM components`)
+	require.Equal(t, 1, compare(), "it was done a moment ago")
+	require.Equal(t, 1081, scan[int](t, b.other, `SELECT count(*) FROM search_documents`))
+	other := store.New(b.open(2), store.Options{})
+	b.exec(`UPDATE search_state SET compare_at = now()`)
+	again, err := b.CompareDocuments(t.Context())
+	require.NoError(t, err)
+	require.True(t, again)
+	again, err = other.CompareDocuments(t.Context())
+	require.NoError(t, err)
+	require.False(t, again, "not on two servers at once")
+	compare()
+	require.Equal(t, 1, scan[int](t, b.other, `SELECT count(*) FROM search_documents`))
+}
+
+// A source as large as one can be has a document that PostgreSQL takes.
+func TestSearchInLargeSources(t *testing.T) {
+	t.Parallel()
+	b := setup(t, store.Options{})
+	random := rand.New(rand.NewPCG(1, 2))
+	var words, same strings.Builder
+	for words.Len() < 8<<20 {
+		fmt.Fprintf(&words, "%x%s ", random.Uint64(), strings.Repeat("é", random.IntN(40)))
+	}
+	for same.Len() < 8<<20 {
+		same.WriteString("same words again-and-again ")
+	}
+	for name, source := range map[string]string{
+		"words": "firstword " + words.String(), "same": same.String(), "one": strings.Repeat("a", 8<<20), "joined": "a" + strings.Repeat("-Wx.y/z", 1<<20),
+		"marks": strings.Repeat("e\u0301", 1<<20), "ideographs": strings.Repeat("数据表格", 1<<19), "capitals": strings.Repeat("UvSt", 1<<21),
+	} {
+		body, err := json.Marshal(map[string]string{"sourceCode": source})
+		require.NoError(t, err)
+		v, err := item.Parse(key(t, "component:react:large-"+name), body)
+		require.NoError(t, err)
+		_, err = b.Put(t.Context(), v, nil, item.Precondition{})
+		require.NoError(t, err)
+		found, err := finds(t.Context(), b.Store, "large "+name, v.Key)
+		require.NoError(t, err, name)
+		require.True(t, found, "%s, before it has its document", name)
+	}
+	b.makeDocuments()
+	require.Equal(t, 7, scan[int](t, b.other, `SELECT count(*) FROM search_documents`))
+	for q, name := range map[string]string{"firstword": "words", `"words again-and-again"`: "same", "表格": "ideographs", "wxY": "joined", "uvStU": "capitals"} {
+		results, err := b.Search(t.Context(), ask(t, q))
+		require.NoError(t, err)
+		require.Equal(t, []string{"large-" + name}, namesOf(results), q)
+		require.Contains(t, results.List[0].Snippet, search.MarkBegin, q)
+		require.Less(t, len(results.List[0].Snippet), 1000)
+	}
+}
+
+// Whatever is asked for, the answer is a result or a word about what is wrong.
+func FuzzSearch(f *testing.F) {
+	for _, seed := range []string{
+		"", " ", "-", "--", "-a", "or", "or or", "a or", `"`, `""`, `"a`, `-"a b"`, "a -b or c", "!", "&|!<->():*", `'`, `\`, "a'b", `a\b`, "a:*", "a:*A", "a<->b",
+		"the", "a the of", "🎉", "\x00", "\xff", "é", "e\u0301", "\u0301", "数据", "dataTable", "data-table", "ui/x.tsx", strings.Repeat("a", 1000), strings.Repeat("a-", 500),
+		strings.Repeat("a ", 32), strings.Repeat("a or ", 16), strings.Repeat("-a ", 32), strings.Repeat("数", 1000), strings.Repeat("aB", 500), "İ", "ß", "ǅ",
+	} {
+		f.Add(seed)
+	}
+	b := setup(f, store.Options{})
+	for name, text := range map[string]string{
+		"data-table": "const dataTable = useTable({ data: 'it''s' })", "date-picker": "⟦marks⟧ of its own 🎉", "数据": "数据表格", "é": "ÉE\u0301ß İ", "a": "a the of or -b",
+	} {
+		if _, err := b.Put(f.Context(), value(f, key(f, "component:react:"+name), text), nil, item.Precondition{}); err != nil {
+			f.Fatal(err)
+		}
+	}
+	b.makeDocuments()
+	// One that has no document yet is matched in another way.
+	if _, err := b.Put(f.Context(), value(f, key(f, "block:vue:late-table"), "dataTable 数据 é a"), nil, item.Precondition{}); err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, q string) {
+		query, err := search.ParseQuery(q)
+		if err != nil {
+			fault, ok := errors.AsType[*item.Fault](err)
+			if !ok || fault.Code != item.CodeInvalidQuery || fault.Detail == "" {
+				t.Fatalf("%q: %#v", q, err)
+			}
+			return
+		}
+		results, err := b.Search(t.Context(), store.Search{Query: query, Limit: 100})
+		if err != nil {
+			t.Fatalf("%q is %s: %v", q, query.Text, err)
+		}
+		for i, r := range results.List {
+			begun, ended := strings.Count(r.Snippet, search.MarkBegin), strings.Count(r.Snippet, search.MarkEnd)
+			if begun != ended || !utf8.ValidString(r.Snippet) {
+				t.Errorf("%q: %q", q, r.Snippet)
+			}
+			if i > 0 && results.List[i-1].Score < r.Score {
+				t.Errorf("%q: %v is after %v", q, r.Place, results.List[i-1].Place)
+			}
+		}
+	})
+}
