@@ -86,6 +86,24 @@ func (e ReadinessStatus) Valid() bool {
 	}
 }
 
+// Defines values for SearchKindQuery.
+const (
+	Block     SearchKindQuery = "block"
+	Component SearchKindQuery = "component"
+)
+
+// Valid indicates whether the value is a known member of the SearchKindQuery enum.
+func (e SearchKindQuery) Valid() bool {
+	switch e {
+	case Block:
+		return true
+	case Component:
+		return true
+	default:
+		return false
+	}
+}
+
 // BlockList One page of a framework's blocks.
 type BlockList struct {
 	// Items The blocks, in the order of their names' bytes.
@@ -824,6 +842,55 @@ type RegistryProblem struct {
 	Message string `json:"message"`
 }
 
+// SearchResult A component or block that was found.
+type SearchResult struct {
+	// Key The item's key.
+	//
+	// Examples: block:react:login-01
+	Key string `json:"key"`
+
+	// Kind What the item is, `component` or `block`.
+	Kind Kind `json:"kind"`
+
+	// Framework The item's framework.
+	//
+	// Examples: react
+	Framework string `json:"framework"`
+
+	// Name The item's name.
+	//
+	// Examples: login-01
+	Name string `json:"name"`
+
+	// Score How well the item matches: 10 or more for a name that is just what was asked for, less than 1 where the
+	// words stand in neither name, title, description nor categories. It compares results of one query only.
+	//
+	// Examples: 2.94
+	Score float64 `json:"score"`
+
+	// Snippet A line of the item's description or contents, about 180 characters, in which as much as possible of the
+	// query stands, each place between `⟦` and `⟧`; without any, how it begins. It is plain text, often source
+	// code: escape it before it is shown as HTML. White space is folded into single spaces, `…` says that the
+	// text goes on, and `⟦` and `⟧` of the text itself are shown as `[` and `]`. It is looked for in the first
+	// 65536 characters.
+	//
+	// Examples: A simple ⟦login⟧ ⟦form⟧.
+	Snippet string `json:"snippet"`
+}
+
+// SearchResults One page of what a search has found.
+type SearchResults struct {
+	// Results The results, the best first.
+	//
+	// Examples: [{"framework":"react","key":"block:react:login-01","kind":"block","name":"login-01","score":2.94,"snippet":"A simple ⟦login⟧ ⟦form⟧."}]
+	Results []SearchResult `json:"results"`
+
+	// NextCursor The `cursor` of the next page; opaque. Absent on the last page.
+	//
+	// Examples: Y29tcG9uZW50OnJlYWN0OmJ1dHRvbg
+	NextCursor string `json:"nextCursor,omitempty"`
+}
+
 // SetOperation Puts an item.
 type SetOperation struct {
 	// Key The item's key.
@@ -1004,6 +1071,21 @@ type PatternQuery = string
 
 // RequestIDHeader defines model for RequestIDHeader.
 type RequestIDHeader = string
+
+// SearchCategoryQuery defines model for SearchCategoryQuery.
+type SearchCategoryQuery = string
+
+// SearchFrameworkQuery defines model for SearchFrameworkQuery.
+type SearchFrameworkQuery = string
+
+// SearchKindQuery defines model for SearchKindQuery.
+type SearchKindQuery string
+
+// SearchLimitQuery defines model for SearchLimitQuery.
+type SearchLimitQuery = int
+
+// SearchQuery defines model for SearchQuery.
+type SearchQuery = string
 
 // TTLQuery defines model for TTLQuery.
 type TTLQuery = int64

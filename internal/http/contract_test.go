@@ -427,6 +427,7 @@ var operations = []operation{
 	{id: "deleteBlock", method: http.MethodDelete, path: "/v1/blocks/f/n"},
 	{id: "listBlocks", method: http.MethodGet, path: "/v1/blocks/f"},
 	{id: "listFrameworks", method: http.MethodGet, path: "/v1/frameworks"},
+	{id: "search", method: http.MethodGet, path: "/v1/search?q=a"},
 	{id: "getStats", method: http.MethodGet, path: "/v1/stats"},
 	{id: "maintain", method: http.MethodPost, path: "/v1/maintenance", body: `{}`},
 	{id: "getRegistryItem", method: http.MethodGet, path: "/r/f/n.json"},

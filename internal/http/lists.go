@@ -75,13 +75,9 @@ func (s *server) listBlocks(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	var category *string
-	if values.Has("category") {
-		text := values.Get("category")
-		if !utf8.ValidString(text) || strings.ContainsRune(text, 0) || utf8.RuneCountInString(text) > item.MaxCategoryChars {
-			return &apiError{codeInvalidParameter, fmt.Sprintf("category must be at most %d characters of UTF-8 without U+0000", item.MaxCategoryChars)}
-		}
-		category = &text
+	category, err := categoryParam(values)
+	if err != nil {
+		return err
 	}
 	summaries, next, err := s.list(r, values, item.KindBlock, category)
 	if err != nil {
@@ -94,6 +90,18 @@ func (s *server) listBlocks(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	return s.writeJSON(w, http.StatusOK, list)
+}
+
+// categoryParam returns the parameter category, or nil where there is none.
+func categoryParam(values url.Values) (*string, error) {
+	if !values.Has("category") {
+		return nil, nil
+	}
+	text := values.Get("category")
+	if !utf8.ValidString(text) || strings.ContainsRune(text, 0) || utf8.RuneCountInString(text) > item.MaxCategoryChars {
+		return nil, &apiError{codeInvalidParameter, fmt.Sprintf("category must be at most %d characters of UTF-8 without U+0000", item.MaxCategoryChars)}
+	}
+	return &text, nil
 }
 
 // list reads the page of a framework's items that a request asks for, with the

@@ -99,14 +99,11 @@ func patternParam(values url.Values) (item.Pattern, error) {
 
 // pageParams returns the page that limit and cursor name in a list of scope.
 func pageParams(values url.Values, scope string) (store.Page, error) {
-	page := store.Page{Limit: defaultLimit}
-	if values.Has("limit") {
-		limit, err := strconv.ParseUint(values.Get("limit"), 10, 31) // unlike Atoi it takes no sign
-		if err != nil || limit < 1 || limit > maxLimit {
-			return store.Page{}, &apiError{codeInvalidParameter, fmt.Sprintf("limit must be an integer in 1 … %d", maxLimit)}
-		}
-		page.Limit = int(limit)
+	limit, err := limitParam(values, defaultLimit, maxLimit)
+	if err != nil {
+		return store.Page{}, err
 	}
+	page := store.Page{Limit: limit}
 	if values.Has("cursor") {
 		after, err := parseCursor(scope, values.Get("cursor"))
 		if err != nil {
@@ -115,6 +112,18 @@ func pageParams(values url.Values, scope string) (store.Page, error) {
 		page.After = after
 	}
 	return page, nil
+}
+
+// limitParam returns the parameter limit, or otherwise where there is none.
+func limitParam(values url.Values, otherwise, most int) (int, error) {
+	if !values.Has("limit") {
+		return otherwise, nil
+	}
+	limit, err := strconv.ParseUint(values.Get("limit"), 10, 31) // unlike Atoi it takes no sign
+	if err != nil || limit < 1 || limit > uint64(most) {         //nolint:gosec // a constant
+		return 0, &apiError{codeInvalidParameter, fmt.Sprintf("limit must be an integer in 1 … %d", most)}
+	}
+	return int(limit), nil
 }
 
 // precondition returns what the headers If-Match and If-None-Match require.

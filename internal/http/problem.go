@@ -168,7 +168,7 @@ func detailOf(faults item.Faults) string {
 
 // publicCode folds the codes that differ only by where in HTTP they occur.
 func publicCode(c code) code {
-	if c == item.CodeInvalidPattern {
+	if c == item.CodeInvalidPattern || c == item.CodeInvalidQuery {
 		return codeInvalidParameter
 	}
 	return c

@@ -108,6 +108,7 @@ func newServer(config Config, deps Dependencies) *server {
 	s.itemRoutes("/v1/blocks/{framework}/{name}", blockKey)
 	s.route(auth.Read, http.MethodGet, "/v1/blocks/{framework}", s.listBlocks)
 	s.route(auth.Read, http.MethodGet, "/v1/frameworks", s.listFrameworks)
+	s.route(auth.Read, http.MethodGet, "/v1/search", s.search)
 	s.route(auth.Admin, http.MethodGet, "/v1/stats", s.getStats)
 	s.route(auth.Admin, http.MethodPost, "/v1/maintenance", s.maintain)
 	s.route(auth.Read, http.MethodGet, registryPath+"{framework}/{file}", s.getRegistryItem)

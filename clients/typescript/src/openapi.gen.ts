@@ -613,6 +613,58 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/search": {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description An id of the caller's own for the request, 1 to 128 of the characters `A-Z a-z 0-9 . _ -`. It comes back in
+                 *     the answer and stands in the server's log. Any other value is not refused: the server makes an id instead.
+                 * @example build-7421.3
+                 */
+                "X-Request-Id"?: components["parameters"]["RequestIDHeader"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Search components and blocks
+         * @description Answers the components and blocks in which the words of `q` stand, the best first. Searched are the name, the
+         *     title, the description, the categories, the dependencies, the paths of files, the source, the demo and the
+         *     contents of files. Entries are not searched.
+         *
+         *     **Words.** All words must be there, in any order and wherever they stand; capitals do not matter, and a plural
+         *     finds its singular. The last word may be the beginning of one; one or two letters are looked for at the
+         *     beginning of a name's parts alone. `"in quotes"` finds words in a row, `-word` and `-"in quotes"` leave out
+         *     what has them, and `or` stands between alternatives: `date picker or calendar -range`. `a`, `the`, `with` and
+         *     the like need not be there. A query without a word to look for, such as `-demo` or `?!`, finds nothing.
+         *
+         *     **Identifiers** are found by their parts and as a whole: they are cut at `-`, `_`, `.`, `/`, at changes of case
+         *     and between letters and digits. `dataTable`, `data-table` and `data table` find each other, and `table` finds
+         *     all of them.
+         *
+         *     **Order.** A name that is just what was asked for comes first, then names with the words in them, then titles,
+         *     descriptions and categories, then everything else; what is equal is in the order of the keys. Where more than
+         *     1,000 items are found, those whose names, titles and categories have none of the words come last, in the order
+         *     of their keys. While `nextCursor` is there, another page follows: pass it as `cursor` with the same other
+         *     parameters. A result that does not change during the whole walk is listed exactly once.
+         *
+         *     Whatever was written before the search began is found, on every server, and nothing that has been deleted,
+         *     overwritten or has expired. Only while very much has just been written, such as by an import, may items that
+         *     were not written last be missing: the answer then has `Stockroom-Search-Incomplete`, and moments later they
+         *     are found.
+         *
+         *     It does not count as an access. Needs the scope `read`.
+         */
+        get: operations["search"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/stats": {
         parameters: {
             query?: never;
@@ -1633,6 +1685,64 @@ export interface components {
              *     ]
              */
             frameworks: components["schemas"]["FrameworkUsage"][];
+        };
+        /** @description A component or block that was found. */
+        SearchResult: {
+            /**
+             * @description The item's key.
+             * @example block:react:login-01
+             */
+            key: string;
+            /** @description What the item is, `component` or `block`. */
+            kind: components["schemas"]["Kind"];
+            /**
+             * @description The item's framework.
+             * @example react
+             */
+            framework: string;
+            /**
+             * @description The item's name.
+             * @example login-01
+             */
+            name: string;
+            /**
+             * Format: double
+             * @description How well the item matches: 10 or more for a name that is just what was asked for, less than 1 where the
+             *     words stand in neither name, title, description nor categories. It compares results of one query only.
+             * @example 2.94
+             */
+            score: number;
+            /**
+             * @description A line of the item's description or contents, about 180 characters, in which as much as possible of the
+             *     query stands, each place between `⟦` and `⟧`; without any, how it begins. It is plain text, often source
+             *     code: escape it before it is shown as HTML. White space is folded into single spaces, `…` says that the
+             *     text goes on, and `⟦` and `⟧` of the text itself are shown as `[` and `]`. It is looked for in the first
+             *     65536 characters.
+             * @example A simple ⟦login⟧ ⟦form⟧.
+             */
+            snippet: string;
+        };
+        /** @description One page of what a search has found. */
+        SearchResults: {
+            /**
+             * @description The results, the best first.
+             * @example [
+             *       {
+             *         "key": "block:react:login-01",
+             *         "kind": "block",
+             *         "framework": "react",
+             *         "name": "login-01",
+             *         "score": 2.94,
+             *         "snippet": "A simple ⟦login⟧ ⟦form⟧."
+             *       }
+             *     ]
+             */
+            results: components["schemas"]["SearchResult"][];
+            /**
+             * @description The `cursor` of the next page; opaque. Absent on the last page.
+             * @example Y29tcG9uZW50OnJlYWN0OmJ1dHRvbg
+             */
+            nextCursor?: string;
         };
         /** @description A number of the whole store, and the part of each kind: bytes in `sizeBytes`, items in `items`. */
         KindTotals: {
@@ -2695,6 +2805,33 @@ export interface components {
          */
         CategoryQuery: string;
         /**
+         * @description What to look for, 1 to 1000 characters without U+0000, at most 32 words: words, `"words in a row"`, `-word`
+         *     and `or`, as the operation describes.
+         * @example date picker -range
+         */
+        SearchQuery: string;
+        /**
+         * @description Only items of this framework, 1 to 50 characters, compared exactly. Absent, those of all frameworks.
+         * @example react
+         */
+        SearchFrameworkQuery: string;
+        /**
+         * @description Only components or only blocks. Absent, both.
+         * @example block
+         */
+        SearchKindQuery: "component" | "block";
+        /**
+         * @description Only items of this category, at most 50 characters, compared exactly: a block's `category`, and the other
+         *     `categories` with which a component or a block was published. Absent, items of every category and of none.
+         * @example authentication
+         */
+        SearchCategoryQuery: string;
+        /**
+         * @description The most results of one page, 1 to 100.
+         * @example 10
+         */
+        SearchLimitQuery: number;
+        /**
          * @description Entity tags, or `*` for any. The write happens only if the item exists and its ETag is among them, else 412.
          *     Comparison is strong, so a weak tag never matches.
          * @example "Zk3vQ1mXq0yB8m7cT4hJ2A"
@@ -2746,6 +2883,12 @@ export interface components {
          * @example true
          */
         StockroomStale: "true";
+        /**
+         * @description Present, and `true`, only where more had just been written than the search had time to look through: items that
+         *     were not written last may be missing from the answer.
+         * @example true
+         */
+        StockroomSearchIncomplete: "true";
         /**
          * @description The id of the request, the caller's own or one that the server made. It stands in the server's log.
          * @example build-7421.3
@@ -4060,6 +4203,75 @@ export interface operations {
                 };
             };
             400: components["responses"]["InvalidParameter"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            405: components["responses"]["MethodNotAllowed"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["InternalError"];
+            503: components["responses"]["ServiceUnavailable"];
+        };
+    };
+    search: {
+        parameters: {
+            query: {
+                /**
+                 * @description What to look for, 1 to 1000 characters without U+0000, at most 32 words: words, `"words in a row"`, `-word`
+                 *     and `or`, as the operation describes.
+                 * @example date picker -range
+                 */
+                q: components["parameters"]["SearchQuery"];
+                /**
+                 * @description Only items of this framework, 1 to 50 characters, compared exactly. Absent, those of all frameworks.
+                 * @example react
+                 */
+                framework?: components["parameters"]["SearchFrameworkQuery"];
+                /**
+                 * @description Only components or only blocks. Absent, both.
+                 * @example block
+                 */
+                kind?: components["parameters"]["SearchKindQuery"];
+                /**
+                 * @description Only items of this category, at most 50 characters, compared exactly: a block's `category`, and the other
+                 *     `categories` with which a component or a block was published. Absent, items of every category and of none.
+                 * @example authentication
+                 */
+                category?: components["parameters"]["SearchCategoryQuery"];
+                /**
+                 * @description The most results of one page, 1 to 100.
+                 * @example 10
+                 */
+                limit?: components["parameters"]["SearchLimitQuery"];
+                /**
+                 * @description The `nextCursor` of the page before, at most 1024 characters; opaque. Absent, the first page.
+                 * @example Y29tcG9uZW50OnJlYWN0OmJ1dHRvbg
+                 */
+                cursor?: components["parameters"]["CursorQuery"];
+            };
+            header?: {
+                /**
+                 * @description An id of the caller's own for the request, 1 to 128 of the characters `A-Z a-z 0-9 . _ -`. It comes back in
+                 *     the answer and stands in the server's log. Any other value is not refused: the server makes an id instead.
+                 * @example build-7421.3
+                 */
+                "X-Request-Id"?: components["parameters"]["RequestIDHeader"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description One page of results. */
+            200: {
+                headers: {
+                    "X-Request-Id": components["headers"]["RequestID"];
+                    "Stockroom-Search-Incomplete": components["headers"]["StockroomSearchIncomplete"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SearchResults"];
+                };
+            };
+            400: components["responses"]["InvalidListRequest"];
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
             405: components["responses"]["MethodNotAllowed"];
