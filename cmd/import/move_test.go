@@ -129,14 +129,40 @@ func withoutRemaining(t *testing.T, metadata string) map[string]any {
 func TestImportTellsRunningServers(t *testing.T) {
 	t.Parallel()
 	dsn := "DATABASE_URL=" + pgtest.New(t)
-	s := serve(t, newDataDir(t), dsn, "STOCKROOM_CACHE_MAX_STALENESS=1h")
-	s.put("/v1/items/a", `"old"`)
+	s := serve(t, newDataDir(t), dsn, "STOCKROOM_CACHE_MAX_STALENESS=1h", "STOCKROOM_LOG_LEVEL=warn")
+	many := make(map[string]int)
+	for i := range 1000 {
+		many[fmt.Sprintf("a%d", i)] = i
+	}
+	body, err := json.Marshal(map[string]any{"entries": many})
+	require.NoError(t, err)
+	status, answer := s.do(http.MethodPost, "/v1/mset", string(body))
+	require.Equal(t, http.StatusOK, status, answer)
+	s.put("/v1/items/z", `"old"`)
 	file := filepath.Join(t.TempDir(), "backup")
 	exports(t, 0, file, dsn)
-	s.put("/v1/items/a", `"new"`)
-	require.Equal(t, `"new"`, s.get("/v1/items/a"))
-	moves(t, exitOK, []string{dsn}, file)
-	eventually(t, "the server has heard of the import", func() bool { return s.get("/v1/items/a") == `"old"` })
+	s.put("/v1/items/z", `"new"`)
+	for i := range 1000 {
+		many[fmt.Sprintf("a%d", i)] = -i
+	}
+	body, err = json.Marshal(map[string]any{"entries": many})
+	require.NoError(t, err)
+	status, answer = s.do(http.MethodPost, "/v1/mset", string(body))
+	require.Equal(t, http.StatusOK, status, answer)
+	// The last of the items to be written is read again and again meanwhile: so it is
+	// in the cache when the import, of which the server knows by then, replaces it.
+	p := launch(t, []string{dsn}, "import", file)
+	for ended := false; !ended; {
+		require.Contains(t, []string{`"old"`, `"new"`}, s.get("/v1/items/z"))
+		select {
+		case <-p.ended:
+			ended = true
+		default:
+		}
+	}
+	require.Zero(t, p.wait())
+	require.Equal(t, moved(1001, 0, 0, 0, 0), p.stdout.String())
+	eventually(t, "the server has heard of the import", func() bool { return s.get("/v1/items/z") == `"old"` })
 }
 
 func TestImportSaysThatThereIsNoRoom(t *testing.T) {

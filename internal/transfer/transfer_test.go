@@ -175,8 +175,9 @@ func TestExisting(t *testing.T) {
 
 func TestDryRun(t *testing.T) {
 	t.Parallel()
-	from, to := setup(t, 0), setup(t, 3000)
-	from.fill(200) // 600 items
+	// Each of three batches would fit, but not all of them.
+	from, to := setup(t, 0), setup(t, 78_000)
+	from.fill(400)
 	path := from.export()
 	to.put("entry:000001", `"mine"`, 0)
 	before := to.content()
@@ -185,14 +186,15 @@ func TestDryRun(t *testing.T) {
 	require.ErrorIs(t, err, store.ErrNoRoom)
 	require.NotContains(t, err.Error(), "stay")
 	require.True(t, report.DryRun)
+	require.Equal(t, 500, report.Imported)
 	require.Equal(t, before, to.content())
 
 	roomy := setup(t, 0)
 	roomy.put("entry:000001", `"mine"`, 0)
 	roomy.put("entry:000002", `{"n":2.50}`, 0)
 	before = roomy.content()
-	require.Equal(t, transfer.Report{DryRun: true, Imported: 600}, roomy.loads(path, transfer.Options{DryRun: true}))
-	require.Equal(t, transfer.Report{DryRun: true, Imported: 598, Kept: 2}, roomy.loads(path, transfer.Options{DryRun: true, Existing: store.Keep}))
+	require.Equal(t, transfer.Report{DryRun: true, Imported: 1200}, roomy.loads(path, transfer.Options{DryRun: true}))
+	require.Equal(t, transfer.Report{DryRun: true, Imported: 1198, Kept: 2}, roomy.loads(path, transfer.Options{DryRun: true, Existing: store.Keep}))
 	require.Equal(t, before, roomy.content())
 }
 
