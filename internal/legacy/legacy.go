@@ -12,8 +12,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -79,33 +81,50 @@ func Open(ctx context.Context, dsn string) (*Store, error) {
 	return s, nil
 }
 
-// connect connects as the configuration says. Where that leaves it to the server
-// whether to encrypt (sslmode=prefer, the default), pgx first asks for TLS on a
-// connection which it gives up when that is refused: a PGlite, which takes one at a
-// time, then turns away the second. So that is tried again.
+// connect connects as the configuration says. But where that leaves it to the server
+// whether to encrypt (sslmode=prefer, the default), a server on this machine is first
+// asked without TLS: one that has none costs pgx a second connection, which a PGlite
+// turns away as long as it has not noticed the end of the first, or dies of.
 func connect(ctx context.Context, config *pgx.ConnConfig) (*pgx.Conn, error) {
-	conn, err := pgx.ConnectConfig(ctx, config)
-	if err == nil || config.TLSConfig == nil || answered(err) {
-		return conn, err
+	plain := withoutTLS(config)
+	if plain == nil {
+		return pgx.ConnectConfig(ctx, config)
 	}
-	plain := config.Copy()
-	plain.Fallbacks = slices.DeleteFunc(plain.Fallbacks, func(f *pgconn.FallbackConfig) bool { return f.TLSConfig != nil })
-	if len(plain.Fallbacks) == 0 {
-		return nil, err
-	}
-	first := plain.Fallbacks[0]
-	plain.Host, plain.Port, plain.TLSConfig, plain.Fallbacks = first.Host, first.Port, nil, plain.Fallbacks[1:]
+	var err error
 	for range connectTries {
-		if conn, again := pgx.ConnectConfig(ctx, plain); again == nil || answered(again) {
-			return conn, again
+		var conn *pgx.Conn
+		conn, err = pgx.ConnectConfig(ctx, plain)
+		if err == nil {
+			return conn, nil
+		}
+		if answered(err) { // perhaps that it wants TLS
+			return pgx.ConnectConfig(ctx, config)
+		}
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			break
 		}
 		select {
-		case <-time.After(connectWait):
+		case <-time.After(connectWait): // it may be busy with whoever was there before
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
 	}
 	return nil, err
+}
+
+// withoutTLS returns a configuration for a server on this machine that need not
+// encrypt, or nil where it must, or is elsewhere.
+func withoutTLS(config *pgx.ConnConfig) *pgx.ConnConfig {
+	plain := config.Copy()
+	plain.Fallbacks = slices.DeleteFunc(plain.Fallbacks, func(f *pgconn.FallbackConfig) bool { return f.TLSConfig != nil })
+	if plain.TLSConfig != nil && len(plain.Fallbacks) > 0 {
+		first := plain.Fallbacks[0]
+		plain.Host, plain.Port, plain.TLSConfig, plain.Fallbacks = first.Host, first.Port, nil, plain.Fallbacks[1:]
+	}
+	if ip := net.ParseIP(plain.Host); plain.TLSConfig != nil || plain.Host != "localhost" && !ip.IsLoopback() {
+		return nil
+	}
+	return plain
 }
 
 // answered tells whether a server has refused us for a reason of its own.

@@ -2,6 +2,9 @@ package legacy_test
 
 import (
 	"context"
+	"encoding/binary"
+	"io"
+	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -263,6 +266,43 @@ func TestOneSnapshot(t *testing.T) {
 		return nil
 	}))
 	require.Equal(t, 200, seen)
+}
+
+// On this machine nobody is asked for TLS who need not have it: some servers of PGlite
+// die of that.
+func TestNoTLSOnThisMachine(t *testing.T) {
+	t.Parallel()
+	for mode, wantsTLS := range map[string]bool{"": false, "prefer": false, "disable": false, "require": true} {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		first := make(chan uint32, 1)
+		go func() {
+			for {
+				conn, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				var begin [8]byte // the length, and the protocol that is asked for
+				_, _ = io.ReadFull(conn, begin[:])
+				select {
+				case first <- binary.BigEndian.Uint32(begin[4:]):
+				default:
+				}
+				_ = conn.Close()
+			}
+		}()
+		dsn := "postgres://user@" + listener.Addr().String() + "/x"
+		if mode != "" {
+			dsn += "?sslmode=" + mode
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		_, err = legacy.Open(ctx, dsn)
+		cancel()
+		require.Error(t, err)
+		const sslRequest = 80877103
+		require.Equal(t, wantsTLS, <-first == sslRequest, mode)
+		require.NoError(t, listener.Close())
+	}
 }
 
 func TestOpenRefuses(t *testing.T) {
