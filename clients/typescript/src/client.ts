@@ -59,6 +59,14 @@ export interface ListOptions extends CallOptions {
   pageSize?: number | undefined;
 }
 
+export interface SearchOptions extends CallOptions {
+  framework?: string | undefined;
+  kind?: 'component' | 'block' | undefined;
+  category?: string | undefined;
+  /** How many results to ask for at once, 1 to 100. Default: 20. */
+  pageSize?: number | undefined;
+}
+
 /** What the headers of an item say. */
 export interface ItemInfo {
   etag: string;
@@ -225,6 +233,18 @@ export class Stockroom {
   async transaction(operations: readonly Operation[], options?: CallOptions): Promise<Schemas['TransactionResult'][]> {
     const body = { operations } as Schemas['TransactionRequest'];
     return (await value(this.api.POST('/v1/transactions', { body, ...this.#call(options) }))).results;
+  }
+
+  /** Walks the components and blocks in which the words of q stand, the best first. */
+  search(q: string, options: SearchOptions = {}): AsyncGenerator<Schemas['SearchResult'], void, undefined> {
+    const { framework, kind, category, pageSize: limit } = options;
+    return pages(
+      (cursor) => {
+        const params = { query: { q, framework, kind, category, limit, cursor } };
+        return value(this.api.GET('/v1/search', { params, ...this.#call(options) }));
+      },
+      (page) => page.results,
+    );
   }
 
   /** Returns what each framework has. */

@@ -8,6 +8,7 @@ export {
   type Operation,
   type ReadOptions,
   type Schemas,
+  type SearchOptions,
   Stockroom,
   type StockroomOptions,
   type TTLOptions,

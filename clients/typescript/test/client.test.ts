@@ -206,6 +206,24 @@ describe('lists', () => {
     expect(await collect(stockroom.components.list('vue'))).toEqual([]);
   });
 
+  it('walks what a search finds, the best first', async () => {
+    const names = Array.from({ length: 12 }, (_, i) => `date-picker-${i}`);
+    await stockroom.mset(Object.fromEntries(names.map((name) => [`component:react:${name}`, { sourceCode: '' }])));
+    await stockroom.mset({
+      'component:vue:date-picker': { sourceCode: '' },
+      'block:react:picker': { files: [], description: 'the date', category: 'forms' },
+      'component:react:other': { sourceCode: '' },
+    });
+    const found = await collect(stockroom.search('date picker', { pageSize: 5 }));
+    expect(found.map((result) => result.name).sort()).toEqual([...names, 'date-picker', 'picker'].sort());
+    expect(found[0]).toMatchObject({ key: 'component:vue:date-picker', kind: 'component', framework: 'vue', snippet: expect.any(String) });
+    expect((await collect(stockroom.search('date picker', { framework: 'vue' }))).map((r) => r.framework)).toEqual(['vue']);
+    expect((await collect(stockroom.search('picker', { kind: 'block' }))).map((r) => r.name)).toEqual(['picker']);
+    expect((await collect(stockroom.search('picker', { category: 'forms' }))).map((r) => r.name)).toEqual(['picker']);
+    expect(await collect(stockroom.search('nothing'))).toEqual([]);
+    await expect(collect(stockroom.search(''))).rejects.toMatchObject({ status: 400, code: 'invalid_parameter' });
+  });
+
   it('asks for no page that nobody wants', async () => {
     let requests = 0;
     const counting = connect({
