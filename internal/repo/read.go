@@ -13,25 +13,41 @@ import (
 // not, or that has expired, is item.ErrNotFound.
 func Get(ctx context.Context, u *txn.Unit, key item.Key) (item.Stored, error) {
 	t := tableOf(key.Kind())
-	return queryOne(ctx, u, t.scanStored,
-		`SELECT `+metadataColumns+prefixed(t.value)+` FROM `+t.name+` t WHERE `+t.where()+` AND `+alive,
-		t.identityArgs(key)...)
+	found, err := item.Stored{}, item.ErrNotFound
+	failed := t.readStored(ctx, u, func(_ string, stored func(item.Key) item.Stored) { found, err = stored(key), nil },
+		`SELECT `+t.storedColumns()+` FROM `+t.name+` t WHERE `+t.where()+` AND `+alive, t.identityArgs(key)...)
+	if failed != nil {
+		return item.Stored{}, failed
+	}
+	return found, err
 }
 
-// GetMany reads the items of keys that there are, one statement a kind. They
-// come in no particular order.
+// GetMany reads the items of keys, one statement a kind. What it returns has their
+// order and length; an item that there is not has no key.
 func GetMany(ctx context.Context, u *txn.Unit, keys []item.Key) ([]item.Stored, error) {
+	found := make([]item.Stored, len(keys))
+	place := make(map[string]int, len(keys))
+	for i := range keys {
+		place[keys[i].String()] = i
+	}
 	groups := byTable(keys)
-	found := make([]item.Stored, 0, len(keys))
 	for _, t := range tables {
 		if len(groups[t]) == 0 {
 			continue
 		}
-		stored, err := query(ctx, u, t.scanStored, t.getManyText(), groups[t])
+		err := t.readStored(ctx, u, func(key string, stored func(item.Key) item.Stored) {
+			if i, ok := place[key]; ok {
+				found[i] = stored(keys[i])
+			}
+		}, t.getManyText(), groups[t])
 		if err != nil {
 			return nil, err
 		}
-		found = append(found, stored...)
+	}
+	if len(place) < len(keys) {
+		for i := range keys { // of those that are there twice, one has been found
+			found[i] = found[place[keys[i].String()]]
+		}
 	}
 	return found, nil
 }
@@ -65,7 +81,7 @@ func queueETags(u *txn.Unit, keys []item.Key, etags map[item.Key]string) {
 }
 
 func (t *table) getManyText() string {
-	return `SELECT ` + metadataColumns + prefixed(t.value) + ` FROM ` + t.name + ` t WHERE t.key = ANY($1) AND ` + alive
+	return `SELECT ` + t.storedColumns() + ` FROM ` + t.name + ` t WHERE t.key = ANY($1) AND ` + alive
 }
 
 // Metadata reads what is known of one item besides its value. An item that there

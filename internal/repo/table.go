@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/stockroom/stockroom/internal/item"
 	"github.com/stockroom/stockroom/internal/txn"
@@ -33,8 +34,9 @@ type table struct {
 
 	identityArgs func(key item.Key) []any
 	valueArgs    func(v *item.Value) []any
-	// scanValue returns the destinations of a row's value columns and a function
-	// that makes the value's JSON of them once they are filled.
+	// scanValue returns the destinations of the value columns of rows that are read one
+	// after the other, and a function that makes the value's JSON of a row's once they
+	// are filled. What they are filled with goes with the row.
 	scanValue func() (dests []any, encode func(item.Key) []byte)
 	// scanSummary likewise for the summary columns.
 	scanSummary func() (dests []any, set func(*item.Summary))
@@ -63,8 +65,9 @@ var components = &table{
 	scanValue: func() ([]any, func(item.Key) []byte) {
 		c := new(item.Component)
 		return []any{
-			&c.SourceCode, &c.DemoCode, &c.Metadata, &c.Dependencies, &c.RegistryDependencies,
-			&c.GitHubSHA, &c.FileSize, &c.LastModified, (*int16)(&c.Identity),
+			&text{to: &c.SourceCode}, optional(&c.DemoCode), optional(&c.Metadata), optional(&c.Dependencies),
+			optional(&c.RegistryDependencies), optional(&c.GitHubSHA), &optionalInt{to: &c.FileSize}, optional(&c.LastModified),
+			(*int16)(&c.Identity),
 		}, c.JSON
 	},
 	scanSummary: func() ([]any, func(*item.Summary)) {
@@ -96,8 +99,9 @@ var blocks = &table{
 	scanValue: func() ([]any, func(item.Key) []byte) {
 		b := new(item.Block)
 		return []any{
-			&b.Category, &b.Type, &b.Description, &b.Files, &b.Structure, &b.Dependencies,
-			&b.ComponentsUsed, &b.TotalSize, &b.GitHubSHA, (*int16)(&b.Identity),
+			optional(&b.Category), optional(&b.Type), optional(&b.Description), &text{to: &b.Files}, optional(&b.Structure),
+			optional(&b.Dependencies), optional(&b.ComponentsUsed), &optionalInt{to: &b.TotalSize}, optional(&b.GitHubSHA),
+			(*int16)(&b.Identity),
 		}, b.JSON
 	},
 	scanSummary: func() ([]any, func(*item.Summary)) {
@@ -142,21 +146,20 @@ func namedArgs(key item.Key) []any { return []any{key.Name(), key.Framework()} }
 const alive = `(t.expires_at IS NULL OR t.expires_at > now())`
 
 // metadataColumns are selected in the order that metadataDests scans them.
-const metadataColumns = `t.key, t.bytes, t.ttl_seconds,
-	coalesce(extract(epoch FROM t.expires_at - now()), 0)::float8, t.expires_at,
+const metadataColumns = `t.key, t.bytes, t.ttl_seconds, now(), t.expires_at,
 	t.created_at, t.updated_at, t.accessed_at, t.access_count, t.etag, t.version`
 
 // metadataRow receives metadataColumns.
 type metadataRow struct {
 	item.Metadata
-	key       string
-	remaining float64
-	expires   *time.Time
+	key     string
+	now     time.Time // by the database's clock
+	expires pgtype.Timestamptz
 }
 
 func (r *metadataRow) dests() []any {
 	return []any{
-		&r.key, &r.Bytes, (*int64)(&r.TTL), &r.remaining, &r.expires,
+		&r.key, &r.Bytes, (*int64)(&r.TTL), &r.now, &r.expires,
 		&r.Created, &r.Updated, &r.Accessed, &r.AccessCount, &r.ETag, &r.Version,
 	}
 }
@@ -167,14 +170,20 @@ func (r *metadataRow) finish() (item.Metadata, error) {
 	if err != nil {
 		return item.Metadata{}, fmt.Errorf("repo: a row with a key that is none: %w", err)
 	}
-	r.Key = key
-	r.Remaining = time.Duration(r.remaining * float64(time.Second))
-	if r.expires != nil {
-		r.Expires = r.expires.UTC()
+	return r.of(key), nil
+}
+
+// of makes the metadata of what was scanned of a row whose key is known.
+func (r *metadataRow) of(key item.Key) item.Metadata {
+	m := r.Metadata
+	m.Key = key
+	if r.expires.Valid {
+		m.Expires = r.expires.Time.UTC()
+		m.Remaining = m.Expires.Sub(r.now)
 	}
 	// Clients see UTC, whatever the time zone of the server is.
-	r.Created, r.Updated, r.Accessed = r.Created.UTC(), r.Updated.UTC(), r.Accessed.UTC()
-	return r.Metadata, nil
+	m.Created, m.Updated, m.Accessed = m.Created.UTC(), m.Updated.UTC(), m.Accessed.UTC()
+	return m
 }
 
 // prefixed lists columns as the table's alias t has them.
@@ -220,20 +229,6 @@ func scanMetadata(row pgx.CollectableRow) (item.Metadata, error) {
 		return item.Metadata{}, err
 	}
 	return r.finish()
-}
-
-// scanStored reads metadataColumns followed by t's value columns.
-func (t *table) scanStored(row pgx.CollectableRow) (item.Stored, error) {
-	var r metadataRow
-	values, encode := t.scanValue()
-	if err := row.Scan(append(r.dests(), values...)...); err != nil {
-		return item.Stored{}, err
-	}
-	metadata, err := r.finish()
-	if err != nil {
-		return item.Stored{}, err
-	}
-	return item.Stored{Metadata: metadata, JSON: encode(metadata.Key)}, nil
 }
 
 // byTable sorts keys into their tables, in the order of locking, without

@@ -55,7 +55,7 @@ func (s *Store) GetManyFresh(ctx context.Context, keys []item.Key) ([]item.Store
 			found, err = repo.GetMany(ctx, u, keys)
 			return err
 		})
-		return found, err
+		return slices.DeleteFunc(found, missing), err
 	})
 	if errors.Is(err, txn.ErrBreakerOpen) {
 		if cached, ok := s.cache.LookupManyStale(keys); ok {
@@ -69,19 +69,12 @@ func (s *Store) GetManyFresh(ctx context.Context, keys []item.Key) ([]item.Store
 		return nil, err
 	}
 	s.marks.addAll(found)
-	return inOrder(found, keys), nil
+	return found, nil
 }
+
+// missing tells whether an item was asked for that there is not.
+func missing(found item.Stored) bool { return found.Key == item.Key{} }
 
 func sameKind(keys []item.Key) bool {
 	return !slices.ContainsFunc(keys, func(key item.Key) bool { return key.Kind() != keys[0].Kind() })
-}
-
-// inOrder sorts items into the order of keys, among which theirs are.
-func inOrder(found []item.Stored, keys []item.Key) []item.Stored {
-	place := make(map[string]int, len(keys))
-	for i, key := range keys {
-		place[key.String()] = i
-	}
-	slices.SortFunc(found, func(a, b item.Stored) int { return place[a.Key.String()] - place[b.Key.String()] })
-	return found
 }

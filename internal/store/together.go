@@ -182,24 +182,21 @@ func (s *Store) getTogether(ctx context.Context, ops []*txn.Op[*getOp]) {
 	for i, op := range ops {
 		keys[i] = op.Value.key
 	}
-	found := make(map[item.Key]item.Stored, len(ops))
-	err := s.units.ReadOne(ctx, func(ctx context.Context, u *txn.Unit) error {
-		all, err := repo.GetMany(ctx, u, keys)
-		for i := range all {
-			found[all[i].Key] = all[i]
-		}
+	var found []item.Stored
+	err := s.units.ReadOne(ctx, func(ctx context.Context, u *txn.Unit) (err error) {
+		found, err = repo.GetMany(ctx, u, keys)
 		return err
 	})
-	for _, op := range ops {
-		switch stored, ok := found[op.Value.key]; {
+	for i, op := range ops {
+		switch {
 		case err != nil && isOfOne(err):
 			op.Err = s.getAlone(ctx, op.Value)
 		case err != nil:
 			op.Err = err
-		case !ok:
+		case missing(found[i]):
 			op.Err = item.ErrNotFound
 		default:
-			op.Value.stored = stored
+			op.Value.stored = found[i]
 		}
 	}
 }
