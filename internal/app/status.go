@@ -49,6 +49,10 @@ func (a *App) observe() {
 			string(item.KindEntry):     {Bytes: usage.Bytes.Entries, Items: usage.Items.Entries},
 		}}, ok
 	})
+	a.telemetry.Metrics.ObserveCache(func() telemetry.CacheState {
+		stats := a.cache.Stats()
+		return telemetry.CacheState{Hits: byKind(stats.Hits), Misses: byKind(stats.Misses)}
+	})
 	a.telemetry.Metrics.ObserveGate(func() telemetry.GateState {
 		state := a.gate.State()
 		return telemetry.GateState{
@@ -63,6 +67,12 @@ func (a *App) observe() {
 		stat := a.db.Stat()
 		return telemetry.PoolState{Used: int(stat.AcquiredConns()), Idle: int(stat.IdleConns()), Max: int(stat.MaxConns())}
 	})
+}
+
+func byKind(n item.Counts) map[string]int64 {
+	return map[string]int64{
+		string(item.KindComponent): n.Components, string(item.KindBlock): n.Blocks, string(item.KindEntry): n.Entries,
+	}
 }
 
 func (a *App) serving() error {

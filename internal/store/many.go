@@ -19,19 +19,6 @@ func (s *Store) GetMany(ctx context.Context, keys []item.Key) ([]item.Stored, er
 		return nil, nil
 	}
 	found, ok := s.cache.LookupMany(keys)
-	count := s.options.Metrics.CacheMisses
-	if ok {
-		count = s.options.Metrics.CacheHits
-	}
-	kinds := item.CountKinds(keys)
-	for _, n := range [...]struct {
-		kind item.Kind
-		n    int64
-	}{{item.KindComponent, kinds.Components}, {item.KindBlock, kinds.Blocks}, {item.KindEntry, kinds.Entries}} {
-		if n.n > 0 {
-			count(ctx, string(n.kind), int(n.n))
-		}
-	}
 	if !ok {
 		return s.GetManyFresh(ctx, keys)
 	}

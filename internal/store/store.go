@@ -98,11 +98,9 @@ func (s *Store) On(units *txn.Manager) *Store {
 // set, however old it is.
 func (s *Store) Get(ctx context.Context, key item.Key) (item.Stored, error) {
 	if stored, ok := s.cache.Lookup(key); ok {
-		s.options.Metrics.CacheHit(ctx, string(key.Kind()))
 		s.marks.add(key)
 		return stored, nil
 	}
-	s.options.Metrics.CacheMiss(ctx, string(key.Kind()))
 	return s.get(ctx, key, s.cache.Load)
 }
 

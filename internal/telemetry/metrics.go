@@ -26,8 +26,6 @@ import (
 type Metrics struct {
 	requests    httpconv.ServerRequestDuration
 	labels      requestLabels
-	cacheHits   metric.Int64Counter
-	cacheMisses metric.Int64Counter
 	slotWaits   metric.Float64Histogram
 	retries     metric.Int64Counter
 	breaker     metric.Int64Counter
@@ -48,6 +46,7 @@ type gauges struct {
 	poolMax                             dbconv.ClientConnectionMaxObservable
 	connections                         metric.Int64ObservableGauge
 	listening, peers                    metric.Int64ObservableGauge
+	cacheHits, cacheMisses              metric.Int64ObservableCounter
 
 	observeGate        atomic.Pointer[func() GateState]
 	observeBreaker     atomic.Pointer[func() string]
@@ -55,6 +54,7 @@ type gauges struct {
 	observePool        atomic.Pointer[func() PoolState]
 	observeConnections atomic.Pointer[func() map[string]int]
 	observeNotices     atomic.Pointer[func() NoticeState]
+	observeCache       atomic.Pointer[func() CacheState]
 }
 
 // NewMetrics makes the instruments with the meter. It has to be called once for a
@@ -78,8 +78,6 @@ func NewMetrics(meter metric.Meter) (*Metrics, error) {
 		errs = append(errs, err)
 		return c
 	}
-	m.cacheHits = counter("stockroom.cache.hits", "{read}", "Reads that the cache answered.")
-	m.cacheMisses = counter("stockroom.cache.misses", "{read}", "Reads that the cache could not answer.")
 	m.retries = counter("stockroom.transaction.retries", "{retry}", "Transactions that were run again, by SQLSTATE.")
 	m.breaker = counter("stockroom.breaker.changes", "{change}", "Changes of the circuit breaker, by its new state.")
 	m.evictions = counter("stockroom.evictions", "{item}", "Items evicted to stay below the limit.")
@@ -96,9 +94,14 @@ func NewMetrics(meter metric.Meter) (*Metrics, error) {
 	m.slotsUsed = gauge("stockroom.slot.used", "{slot}", "Slots in use.")
 	m.queue = gauge("stockroom.slot.queue.length", "{request}", "Requests that wait for a slot.")
 	m.queueLimit = gauge("stockroom.slot.queue.limit", "{request}", "Requests that may wait for a slot.")
-	m.rejections, err = meter.Int64ObservableCounter("stockroom.slot.rejections", metric.WithUnit("{request}"),
-		metric.WithDescription("Requests that got no slot, by reason."))
-	errs = append(errs, err)
+	total := func(name, unit, description string) metric.Int64ObservableCounter {
+		c, err := meter.Int64ObservableCounter(name, metric.WithUnit(unit), metric.WithDescription(description))
+		errs = append(errs, err)
+		return c
+	}
+	m.rejections = total("stockroom.slot.rejections", "{request}", "Requests that got no slot, by reason.")
+	m.cacheHits = total("stockroom.cache.hits", "{read}", "Reads that the cache answered.")
+	m.cacheMisses = total("stockroom.cache.misses", "{read}", "Reads that the cache could not answer.")
 	m.breakerState = gauge("stockroom.breaker.state", "{state}", "1 for the state that the circuit breaker is in, 0 for the others.")
 	m.usage = gauge("stockroom.usage", "By", "Charged size of the items.")
 	m.usageLimit = gauge("stockroom.usage.limit", "By", "Limit of the charged size; 0: none.")
@@ -115,7 +118,8 @@ func NewMetrics(meter metric.Meter) (*Metrics, error) {
 		return nil, err
 	}
 	_, err = meter.RegisterCallback(m.observe, m.slots, m.slotsUsed, m.queue, m.queueLimit, m.rejections, m.breakerState,
-		m.usage, m.usageLimit, m.items, m.connections, m.listening, m.peers, m.pool.Inst(), m.poolMax.Inst())
+		m.usage, m.usageLimit, m.items, m.connections, m.listening, m.peers, m.cacheHits, m.cacheMisses,
+		m.pool.Inst(), m.poolMax.Inst())
 	return m, err
 }
 
@@ -202,22 +206,6 @@ func knownMethod(method string) httpconv.RequestMethodAttr {
 	}
 }
 
-// CacheHit counts a read of an item of the kind that the cache answered.
-func (m *Metrics) CacheHit(ctx context.Context, kind string) { m.CacheHits(ctx, kind, 1) }
-
-// CacheHits counts n of them.
-func (m *Metrics) CacheHits(ctx context.Context, kind string, n int) {
-	m.cacheHits.Add(ctx, int64(n), byKind(kind))
-}
-
-// CacheMiss counts one that it could not answer.
-func (m *Metrics) CacheMiss(ctx context.Context, kind string) { m.CacheMisses(ctx, kind, 1) }
-
-// CacheMisses counts n of them.
-func (m *Metrics) CacheMisses(ctx context.Context, kind string, n int) {
-	m.cacheMisses.Add(ctx, int64(n), byKind(kind))
-}
-
 // Evicted counts n items of the kind that were evicted.
 func (m *Metrics) Evicted(ctx context.Context, kind string, n int) {
 	m.evictions.Add(ctx, int64(n), byKind(kind))
@@ -256,6 +244,13 @@ type NoticeState struct {
 
 // ObserveNotices reports the notices between servers.
 func (m *Metrics) ObserveNotices(f func() NoticeState) { m.observeNotices.Store(&f) }
+
+// CacheState is what ObserveCache reports: reads since the start, by kind.
+type CacheState struct{ Hits, Misses map[string]int64 }
+
+// ObserveCache reports what the read cache has answered and what it could not: the
+// cache counts that itself, which costs a read less than to count it here.
+func (m *Metrics) ObserveCache(f func() CacheState) { m.observeCache.Store(&f) }
 
 // GateState is what ObserveGate reports.
 type GateState struct {
@@ -334,6 +329,15 @@ func (g *gauges) observe(_ context.Context, o metric.Observer) error {
 			o.ObserveInt64(g.connections, int64(n), by("type", kind))
 		}
 	}
+	if f := g.observeCache.Load(); f != nil {
+		s := (*f)()
+		for kind, n := range s.Hits {
+			o.ObserveInt64(g.cacheHits, n, byKind(kind))
+		}
+		for kind, n := range s.Misses {
+			o.ObserveInt64(g.cacheMisses, n, byKind(kind))
+		}
+	}
 	if f := g.observeNotices.Load(); f != nil {
 		s := (*f)()
 		var listening int64
@@ -346,19 +350,7 @@ func (g *gauges) observe(_ context.Context, o metric.Observer) error {
 	return nil
 }
 
-// kinds are made once, since every read reports its kind.
-var kinds = map[string]metric.MeasurementOption{
-	"component": by("kind", "component"),
-	"block":     by("kind", "block"),
-	"entry":     by("kind", "entry"),
-}
-
-func byKind(kind string) metric.MeasurementOption {
-	if option, ok := kinds[kind]; ok {
-		return option
-	}
-	return by("kind", kind)
-}
+func byKind(kind string) metric.MeasurementOption { return by("kind", kind) }
 
 func by(key, value string) metric.MeasurementOption {
 	return metric.WithAttributeSet(attribute.NewSet(attribute.String(key, value)))

@@ -61,9 +61,6 @@ func TestMetricsOfEvents(t *testing.T) {
 	m.RequestDone(ctx, Request{Method: http.MethodGet, Scheme: "http", Route: "/v1/items/{key}", Status: 200, Duration: 250 * time.Millisecond})
 	m.RequestDone(ctx, Request{Method: http.MethodGet, Scheme: "http", Route: "/v1/items/{key}", Status: 503, Duration: time.Second})
 	m.RequestDone(ctx, Request{Method: "BREW", Scheme: "https", Status: 405, Duration: 2 * time.Second})
-	m.CacheHit(ctx, "component")
-	m.CacheHit(ctx, "component")
-	m.CacheMiss(ctx, "entry")
 	m.Evicted(ctx, "block", 3)
 	m.Expired(ctx, "other", 4)
 	m.SlotWaited(ctx, 500*time.Millisecond)
@@ -73,8 +70,6 @@ func TestMetricsOfEvents(t *testing.T) {
 		"http.server.request.duration{http.request.method=GET,http.response.status_code=200,http.route=/v1/items/{key},url.scheme=http} s":                0.25,
 		"http.server.request.duration{error.type=503,http.request.method=GET,http.response.status_code=503,http.route=/v1/items/{key},url.scheme=http} s": 1,
 		"http.server.request.duration{http.request.method=_OTHER,http.response.status_code=405,url.scheme=https} s":                                       2,
-		"stockroom.cache.hits{kind=component} {read}":                          2,
-		"stockroom.cache.misses{kind=entry} {read}":                            1,
 		"stockroom.evictions{kind=block} {item}":                               3,
 		"stockroom.expirations{kind=other} {item}":                             4,
 		"stockroom.slot.wait.duration{} s":                                     0.5,
@@ -96,6 +91,9 @@ func TestMetricsOfStates(t *testing.T) {
 	})
 	m.ObservePool(func() PoolState { return PoolState{Used: 4, Idle: 2, Max: 20} })
 	m.ObserveConnections(func() map[string]int { return map[string]int{"http": 9} })
+	m.ObserveCache(func() CacheState {
+		return CacheState{Hits: map[string]int64{"component": 2}, Misses: map[string]int64{"entry": 1}}
+	})
 	want := map[string]float64{
 		"stockroom.slot.limit{} {slot}":                          16,
 		"stockroom.slot.used{} {slot}":                           5,
@@ -110,9 +108,11 @@ func TestMetricsOfStates(t *testing.T) {
 		"db.client.connection.count{db.client.connection.pool.name=stockroom,db.client.connection.state=used} {connection}": 4,
 		"db.client.connection.count{db.client.connection.pool.name=stockroom,db.client.connection.state=idle} {connection}": 2,
 		"db.client.connection.max{db.client.connection.pool.name=stockroom} {connection}":                                   20,
-		"stockroom.usage{kind=component} By":     300,
-		"stockroom.usage.limit{} By":             1000,
-		"stockroom.items{kind=component} {item}": 2,
+		"stockroom.usage{kind=component} By":          300,
+		"stockroom.usage.limit{} By":                  1000,
+		"stockroom.items{kind=component} {item}":      2,
+		"stockroom.cache.hits{kind=component} {read}": 2,
+		"stockroom.cache.misses{kind=entry} {read}":   1,
 	}
 	require.Equal(t, want, read())
 
@@ -126,7 +126,7 @@ func TestMetricsOfStates(t *testing.T) {
 func TestNoMetrics(t *testing.T) {
 	t.Parallel()
 	m := NoMetrics()
-	m.CacheHit(t.Context(), "entry")
+	m.Expired(t.Context(), "entry", 1)
 	m.ObserveBreaker(func() string { return "open" })
 	m.RequestDone(t.Context(), Request{})
 }
@@ -149,15 +149,5 @@ func BenchmarkRequestDone(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		m.RequestDone(b.Context(), Request{Method: "GET", Scheme: "http", Route: "/v1/items/{key}", Status: 200, Duration: time.Millisecond})
-	}
-}
-
-func BenchmarkCacheHit(b *testing.B) {
-	provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader()))
-	m, err := NewMetrics(provider.Meter(Scope))
-	require.NoError(b, err)
-	b.ReportAllocs()
-	for b.Loop() {
-		m.CacheHit(b.Context(), "component")
 	}
 }

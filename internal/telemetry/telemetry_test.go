@@ -262,7 +262,7 @@ func TestMetricsHandler(t *testing.T) {
 	tel := setup(t, io.Discard)
 	ctx := t.Context()
 	tel.Metrics.RequestDone(ctx, Request{Method: "GET", Scheme: "http", Route: "/v1/items/{key}", Status: 200, Duration: time.Second})
-	tel.Metrics.CacheHit(ctx, "entry")
+	tel.Metrics.ObserveCache(func() CacheState { return CacheState{Hits: map[string]int64{"entry": 1}} })
 	tel.Metrics.SlotWaited(ctx, time.Second)
 	tel.Metrics.ObserveGate(func() GateState { return GateState{Slots: 16} })
 	tel.Metrics.ObservePool(func() PoolState { return PoolState{Used: 4} })
@@ -306,7 +306,7 @@ func TestMetricsHandler(t *testing.T) {
 func TestDisabledMetrics(t *testing.T) {
 	t.Parallel()
 	tel := setup(t, io.Discard, "OTEL_SDK_DISABLED=true")
-	tel.Metrics.CacheHit(t.Context(), "entry")
+	tel.Metrics.Expired(t.Context(), "entry", 1)
 	body := scrape(t, tel)
 	require.NotContains(t, body, "stockroom_")
 	require.Contains(t, body, "go_goroutines ")
@@ -321,9 +321,9 @@ func TestGlobalsAreLeftAlone(t *testing.T) {
 	require.False(t, sdk)
 	require.Empty(t, otel.GetTextMapPropagator().Fields())
 
-	one.Metrics.CacheHit(t.Context(), "entry")
-	require.Contains(t, scrape(t, one), "stockroom_cache_hits_total")
-	require.NotContains(t, scrape(t, two), "stockroom_cache_hits_total")
+	one.Metrics.Expired(t.Context(), "entry", 1)
+	require.Contains(t, scrape(t, one), "stockroom_expirations_total")
+	require.NotContains(t, scrape(t, two), "stockroom_expirations_total")
 }
 
 func TestPropagator(t *testing.T) {
