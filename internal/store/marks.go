@@ -14,10 +14,11 @@ import (
 // marks gathers accesses, so that a read costs no write.
 type marks struct {
 	mu    sync.Mutex
-	byKey map[item.Key]mark
+	byKey map[string]*mark
 }
 
 type mark struct {
+	key   item.Key
 	count int64
 	last  time.Time
 }
@@ -26,10 +27,7 @@ func (m *marks) add(key item.Key) {
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.byKey == nil {
-		m.byKey = make(map[item.Key]mark)
-	}
-	m.byKey[key] = mark{count: m.byKey[key].count + 1, last: now}
+	m.addLocked(key, now)
 }
 
 // addAll is add of many.
@@ -37,13 +35,22 @@ func (m *marks) addAll(found []item.Stored) {
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.byKey == nil {
-		m.byKey = make(map[item.Key]mark, len(found))
-	}
 	for i := range found {
-		key := found[i].Key
-		m.byKey[key] = mark{count: m.byKey[key].count + 1, last: now}
+		m.addLocked(found[i].Key, now)
 	}
+}
+
+func (m *marks) addLocked(key item.Key, now time.Time) {
+	of := m.byKey[key.String()]
+	if of == nil {
+		if m.byKey == nil {
+			m.byKey = make(map[string]*mark)
+		}
+		of = &mark{key: key}
+		m.byKey[key.String()] = of
+	}
+	of.count++
+	of.last = now
 }
 
 // forget drops the accesses to the items that stood under keys before.
@@ -51,12 +58,12 @@ func (m *marks) forget(keys ...item.Key) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, key := range keys {
-		delete(m.byKey, key)
+		delete(m.byKey, key.String())
 	}
 }
 
 // take empties the marks.
-func (m *marks) take() map[item.Key]mark {
+func (m *marks) take() map[string]*mark {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	taken := m.byKey
@@ -65,12 +72,14 @@ func (m *marks) take() map[item.Key]mark {
 }
 
 // putBack returns marks that could not be written.
-func (m *marks) putBack(taken map[item.Key]mark) {
+func (m *marks) putBack(taken map[string]*mark) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for key, now := range m.byKey {
-		before := taken[key]
-		taken[key] = mark{count: before.count + now.count, last: now.last}
+		if before := taken[key]; before != nil {
+			now.count += before.count
+		}
+		taken[key] = now
 	}
 	m.byKey = taken
 }
@@ -83,7 +92,7 @@ const marksPerUnit = 1000
 // written are kept for the next time.
 func (s *Store) FlushMarks(ctx context.Context) error {
 	taken := s.marks.take()
-	part := make(map[item.Key]mark, min(len(taken), marksPerUnit))
+	part := make(map[string]*mark, min(len(taken), marksPerUnit))
 	for len(taken) > 0 {
 		clear(part)
 		for key, mark := range taken {
@@ -104,17 +113,17 @@ func (s *Store) FlushMarks(ctx context.Context) error {
 	return nil
 }
 
-func (s *Store) applyMarks(ctx context.Context, marks map[item.Key]mark) error {
+func (s *Store) applyMarks(ctx context.Context, marks map[string]*mark) error {
 	return s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
 		return repo.ApplyMarks(ctx, u, listOf(marks))
 	})
 }
 
-func listOf(marks map[item.Key]mark) []repo.Mark {
+func listOf(marks map[string]*mark) []repo.Mark {
 	now := time.Now()
 	list := make([]repo.Mark, 0, len(marks))
-	for key, mark := range marks {
-		list = append(list, repo.Mark{Key: key, Count: mark.count, Age: now.Sub(mark.last)})
+	for _, mark := range marks {
+		list = append(list, repo.Mark{Key: mark.key, Count: mark.count, Age: now.Sub(mark.last)})
 	}
 	return list
 }
@@ -123,7 +132,7 @@ func listOf(marks map[item.Key]mark) []repo.Mark {
 // be tried several times.
 type marksInUnit struct {
 	store *Store
-	taken map[item.Key]mark
+	taken map[string]*mark
 }
 
 func (s *Store) newMarksInUnit() *marksInUnit { return &marksInUnit{store: s} }
