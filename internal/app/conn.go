@@ -33,6 +33,8 @@ func (l listener) Accept() (net.Conn, error) {
 // then what is held back is lost: a part of an answer.
 type clientConn struct {
 	*net.TCPConn
+	entry *tracked // set before it is served
+
 	body int    // bytes of the body that is announced; 0: nothing is
 	held []byte // the beginning of the answer
 	size int    // of the whole answer, while something is held back

@@ -137,36 +137,56 @@ func (s *server) url() string {
 // tracked is an open connection.
 type tracked struct {
 	*conntrack.Conn
-	fresh bool // no request has begun on it
+	used atomic.Bool // a request has begun on it
 }
 
 // track registers connections from when they are accepted until they are closed.
 func (s *server) track(conn net.Conn, state http.ConnState) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	plain, _ := conn.(*clientConn) // nil: it is encrypted
 	switch state {
 	case http.StateNew:
+		entry := &tracked{Conn: s.registry.Open(conntrack.HTTP, conntrack.New)}
+		if plain != nil {
+			plain.entry = entry
+		}
 		s.open.Add(1)
-		s.conns[conn] = &tracked{Conn: s.registry.Open(conntrack.HTTP, conntrack.New), fresh: true}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.conns[conn] = entry
 	case http.StateActive:
-		if c := s.conns[conn]; c != nil {
-			c.fresh = false
-			c.Does(conntrack.Request)
+		if entry := s.entryOf(conn, plain); entry != nil {
+			if !entry.used.Load() {
+				entry.used.Store(true)
+			}
+			entry.Does(conntrack.Request)
 		}
 	case http.StateIdle:
-		if plain, ok := conn.(*clientConn); ok {
+		if plain != nil {
 			plain.idle()
 		}
-		if c := s.conns[conn]; c != nil {
-			c.Does(conntrack.Idle)
+		if entry := s.entryOf(conn, plain); entry != nil {
+			entry.Does(conntrack.Idle)
 		}
 	case http.StateClosed, http.StateHijacked:
-		if c := s.conns[conn]; c != nil {
-			c.Close()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if entry := s.conns[conn]; entry != nil {
+			entry.Close()
 			delete(s.conns, conn)
 			s.open.Done()
 		}
 	}
+}
+
+// entryOf returns what is known of an open connection. Twice for each request: so a
+// connection has it at hand, if it is ours.
+func (s *server) entryOf(conn net.Conn, plain *clientConn) *tracked {
+	if plain != nil {
+		return plain.entry
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conns[conn]
 }
 
 // drain stops accepting, waits at most grace for the requests in flight, cancels
@@ -218,7 +238,7 @@ func (s *server) closeFresh() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for conn, c := range s.conns {
-		if c.fresh {
+		if !c.used.Load() {
 			_ = conn.Close() // already closed is as good
 		}
 	}
