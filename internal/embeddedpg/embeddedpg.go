@@ -365,7 +365,7 @@ func (s *Server) arguments() []string {
 		"port":                    port,
 		"cluster_name":            database, // seen in ps
 		"max_connections":         strconv.Itoa(s.cfg.MaxConnections),
-		"shared_buffers":          "256MB",
+		"shared_buffers":          sharedBuffers(os.DirFS("/")),
 		"timezone":                "UTC",
 		"log_timezone":            "UTC",
 		// English and on stderr: the end of the log goes into errors.
