@@ -114,6 +114,9 @@ func (s *server) mset(w http.ResponseWriter, r *http.Request) error {
 // parseMset reads MsetRequest. Where entries are bad, the error is a
 // item.Faults with one of each.
 func (s *server) parseMset(body []byte) ([]item.Value, *item.TTL, error) {
+	if batch, ok := item.ParseBatch(body, s.config.MaxBatch); ok {
+		return batch.Values, batch.TTL, nil
+	}
 	var (
 		values  []item.Value
 		faults  item.Faults

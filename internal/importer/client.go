@@ -88,7 +88,7 @@ func (c *client) mget(ctx context.Context, keys []string) (values, error) {
 func (c *client) mset(ctx context.Context, entries []*entry) error {
 	sent := make(values, len(entries))
 	for _, e := range entries {
-		sent[e.value.Key.String()] = e.value.JSON
+		sent[e.value.Key.String()] = e.value.JSON()
 	}
 	body, err := json.Marshal(map[string]values{"entries": sent}, jsontext.PreserveRawStrings(true))
 	if err != nil {

@@ -63,7 +63,7 @@ func (e *entry) compare(standing values) (verdict, error) {
 			return 0, err
 		}
 	}
-	same := equal(standing[e.value.Key.String()], e.value.JSON)
+	same := equal(standing[e.value.Key.String()], e.value.JSON())
 	if target, ok := standing[e.demoOf.String()]; ok {
 		component, err := item.Parse(e.demoOf, target)
 		if err != nil {

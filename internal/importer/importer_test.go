@@ -494,13 +494,13 @@ func TestBatches(t *testing.T) {
 	t.Parallel()
 	var entries []*entry
 	for _, size := range []int{4, 4, 2, 1, 1, 1, 50, 3} {
-		entries = append(entries, &entry{value: item.Value{JSON: make([]byte, size)}})
+		entries = append(entries, &entry{value: item.Value{Entry: strings.Repeat("x", size)}})
 	}
 	var sizes [][]int
 	for _, batch := range batches(entries, 3, 10) {
 		var of []int
 		for _, e := range batch {
-			of = append(of, len(e.value.JSON))
+			of = append(of, len(e.value.JSON()))
 		}
 		sizes = append(sizes, of)
 	}

@@ -172,13 +172,13 @@ func batches(entries []*entry, maxItems, maxBytes int) [][]*entry {
 	var groups [][]*entry
 	size := 0
 	for _, e := range entries {
-		last := len(groups) - 1
-		if last < 0 || len(groups[last]) == maxItems || size+len(e.value.JSON) > maxBytes {
+		last, more := len(groups)-1, len(e.value.JSON())
+		if last < 0 || len(groups[last]) == maxItems || size+more > maxBytes {
 			groups = append(groups, nil)
 			last, size = last+1, 0
 		}
 		groups[last] = append(groups[last], e)
-		size += len(e.value.JSON)
+		size += more
 	}
 	return groups
 }

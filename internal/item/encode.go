@@ -7,12 +7,11 @@ type encoder struct {
 	out []byte
 }
 
-func newEncoder(size int) *encoder {
-	return &encoder{out: append(make([]byte, 0, size+size/8+256), '{')}
-}
+// room is how much is needed for an object whose large fields have size bytes.
+func room(size int) int { return size + size/8 + 256 }
 
 func (e *encoder) name(name string) {
-	if len(e.out) > 1 {
+	if e.out[len(e.out)-1] != '{' {
 		e.out = append(e.out, ',')
 	}
 	e.out = append(e.out, '"')
@@ -65,9 +64,19 @@ func (c *Component) JSON(key Key) []byte {
 			size += len(*field)
 		}
 	}
-	e := newEncoder(size)
+	return c.appendJSON(make([]byte, 0, room(size)), key, nil)
+}
+
+// appendJSON appends that. source is how SourceCode is quoted, where that is known.
+func (c *Component) appendJSON(out []byte, key Key, source []byte) []byte {
+	e := encoder{append(out, '{')}
 	e.identity(key, c.Identity)
-	e.text("sourceCode", c.SourceCode)
+	if source == nil {
+		e.text("sourceCode", c.SourceCode)
+	} else {
+		e.name("sourceCode")
+		e.out = append(e.out, source...)
+	}
 	e.optionalText("demoCode", c.DemoCode)
 	e.raw("metadata", c.Metadata)
 	e.raw("dependencies", c.Dependencies)
@@ -86,7 +95,11 @@ func (b *Block) JSON(key Key) []byte {
 			size += len(*field)
 		}
 	}
-	e := newEncoder(size)
+	return b.appendJSON(make([]byte, 0, room(size)), key)
+}
+
+func (b *Block) appendJSON(out []byte, key Key) []byte {
+	e := encoder{append(out, '{')}
 	e.identity(key, b.Identity)
 	e.optionalText("category", b.Category)
 	e.optionalText("type", b.Type)

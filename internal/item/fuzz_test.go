@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"math/big"
+	"reflect"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -104,6 +105,7 @@ func FuzzParse(f *testing.F) {
 		sent := bytes.Clone(body)
 		for _, key := range keys {
 			value, err := item.Parse(key, body)
+			checkWays(t, key, body)
 			if !bytes.Equal(sent, body) {
 				t.Fatal("the body was changed")
 			}
@@ -111,6 +113,56 @@ func FuzzParse(f *testing.F) {
 				checkParseFault(t, key, body, err)
 			} else {
 				checkParsed(t, key, body, value)
+			}
+		}
+	})
+}
+
+// checkWays checks that the quick way to read a body takes nothing else than the
+// thorough one, and makes the same of it.
+func checkWays(t *testing.T, key item.Key, body []byte) {
+	t.Helper()
+	quick, ok := item.ParseQuickly(key, body)
+	if !ok {
+		return
+	}
+	thorough, err := item.ParseThoroughly(key, body)
+	if err != nil || !reflect.DeepEqual(thorough, quick) {
+		t.Fatalf("%s: %q is taken: %v, %+v, not %+v", key, body, err, quick, thorough)
+	}
+}
+
+// FuzzParseBatch holds that what is taken for a batch at once is one entry by entry.
+func FuzzParseBatch(f *testing.F) {
+	for _, seed := range []string{
+		`{"entries":{}}`, `{"entries":{"e":1,"component:f:n":{"sourceCode":"x"},"block:f:n":{"files":[{"content":"é"}]}},"ttl":5}`,
+		` { "ttl" : 0 , "entries" : { "e" : [ 1 , 2 ] , "\u0065f" : 1 } } `, `{"entries":{"e":1,"e":2}}`, `{"entries":{"e":1},"entries":{}}`,
+		`{"entries":{"a":1,"b":2,"c":3}}`, `{"ttl":1,"ttl":1,"entries":{}}`, `{"ttl":99999999999999999999,"entries":{}}`, `{"ttl":1.0,"entries":{}}`,
+		`{"ttl":1}`, `{"entries":{".":1}}`, `{"entries":[]}`, `{"entries":{"e":1}}x`, `{"other":1,"entries":{}}`, `{"entries":{"component:f:n":{"sourceCode":"x","sourceCode":"y"}}}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		batch, ok := item.ParseBatch(body, 2)
+		if !ok {
+			return
+		}
+		var read struct {
+			Entries map[string]json.RawMessage `json:"entries"`
+			TTL     *item.TTL                  `json:"ttl"`
+		}
+		decoder := json.NewDecoder(bytes.NewReader(body))
+		decoder.DisallowUnknownFields()
+		if err := decoder.Decode(&read); err != nil || read.Entries == nil || !isGoodJSON(body) {
+			t.Fatalf("%q is taken: %v", body, err)
+		}
+		if len(batch.Values) > 2 || len(batch.Values) != len(read.Entries) || !reflect.DeepEqual(batch.TTL, read.TTL) {
+			t.Fatalf("%q has become %+v", body, batch)
+		}
+		for _, value := range batch.Values {
+			want, err := item.ParseThoroughly(value.Key, read.Entries[value.Key.String()])
+			if err != nil || !reflect.DeepEqual(want, value) {
+				t.Fatalf("%q: %v, %+v, not %+v", body, err, value, want)
 			}
 		}
 	})
@@ -147,22 +199,22 @@ func checkParsed(t *testing.T, key item.Key, body []byte, value item.Value) {
 		t.Fatalf("%s: %q is taken", key, body)
 	}
 	var compact bytes.Buffer
-	if err := json.Compact(&compact, value.JSON); err != nil || !bytes.Equal(compact.Bytes(), value.JSON) {
-		t.Fatalf("%s %q: %q is not compact JSON", key, body, value.JSON)
+	if err := json.Compact(&compact, value.JSON()); err != nil || !bytes.Equal(compact.Bytes(), value.JSON()) {
+		t.Fatalf("%s %q: %q is not compact JSON", key, body, value.JSON())
 	}
-	if want, got := decodedJSON(body), decodedJSON(value.JSON); !sameJSON(want, got, key.Kind() != item.KindEntry) {
-		t.Fatalf("%s: %q has become %q", key, body, value.JSON)
+	if want, got := decodedJSON(body), decodedJSON(value.JSON()); !sameJSON(want, got, key.Kind() != item.KindEntry) {
+		t.Fatalf("%s: %q has become %q", key, body, value.JSON())
 	}
-	again, err := item.Parse(key, value.JSON)
-	if err != nil || !bytes.Equal(again.JSON, value.JSON) || again.ETag != value.ETag || again.Bytes != value.Bytes {
-		t.Fatalf("%s %q: what is got cannot be put: %q, %v", key, body, value.JSON, err)
+	again, err := item.Parse(key, value.JSON())
+	if err != nil || !bytes.Equal(again.JSON(), value.JSON()) || again.ETag != value.ETag || again.Bytes != value.Bytes {
+		t.Fatalf("%s %q: what is got cannot be put: %q, %v", key, body, value.JSON(), err)
 	}
-	if value.Bytes < 0 || value.Key != key || value.ETag != item.ETagOf(value.JSON) {
+	if value.Bytes < 0 || value.Key != key || value.ETag != item.ETagOf(value.JSON()) {
 		t.Fatalf("%s %q: %d bytes, key %s, tag %s", key, body, value.Bytes, value.Key, value.ETag)
 	}
 	compact.Reset()
-	if key.Kind() == item.KindEntry && (json.Compact(&compact, body) != nil || !bytes.Equal(compact.Bytes(), value.JSON) || value.Bytes != int64(len(value.JSON))) {
-		t.Fatalf("%q is charged %d bytes as %q", body, value.Bytes, value.JSON)
+	if key.Kind() == item.KindEntry && (json.Compact(&compact, body) != nil || !bytes.Equal(compact.Bytes(), value.JSON()) || value.Bytes != int64(len(value.JSON()))) {
+		t.Fatalf("%q is charged %d bytes as %q", body, value.Bytes, value.JSON())
 	}
 }
 

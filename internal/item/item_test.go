@@ -48,6 +48,25 @@ func parse(t *testing.T, key, body string) (item.Value, error) {
 	return item.Parse(k, []byte(body))
 }
 
+// What clients send is read quickly, or else nobody would notice that it is not.
+func TestWhatIsRightIsReadQuickly(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct{ key, body string }{
+		{"component:f:n", `{"framework":"f","name":"n","sourceCode":"a\n\t\"\\\u0001\/é🎉\ud83c\udf89","demoCode":"","metadata":{"n":1.50,"deep":[{"a":null},true,false,-0.1e+9]},"dependencies":["a","b"],"registryDependencies":[],"githubSha":"4f2c1d9e8b7a6f5e4d3c2b1a09f8e7d6c5b4a392","fileSize":9007199254740991,"lastModified":"2026-01-31T12:00:00.120+02:00"}`},
+		{"block:f:n", "{ \"files\" : [ {\"path\":\"a b\", \"content\":\"é\"},\r\n\t{\"content\":\"x\"} ], \"structure\":1, \"type\":\"simple\", \"category\":\"c\", \"description\":\"d\", \"componentsUsed\":[ \"a\" ], \"totalSize\": 3, \"name\":\"n\" }\n"},
+		{"e", ` {"a": [0, 1.5, "b c"]} `},
+		{"e", strings.Repeat("[", item.MaxDepth) + strings.Repeat("]", item.MaxDepth)},
+	} {
+		key, err := item.ParseKey(tc.key)
+		require.NoError(t, err)
+		quick, ok := item.ParseQuickly(key, []byte(tc.body))
+		require.True(t, ok, tc.body)
+		thorough, err := item.ParseThoroughly(key, []byte(tc.body))
+		require.NoError(t, err, tc.body)
+		require.Equal(t, thorough, quick)
+	}
+}
+
 func TestParseFaults(t *testing.T) {
 	t.Parallel()
 	deep := func(n int) string { return strings.Repeat("[", n) + strings.Repeat("]", n) }
@@ -129,7 +148,7 @@ func TestWhatIsPutIsWhatIsGot(t *testing.T) {
 	} {
 		value, err := parse(t, tc.key, tc.body)
 		require.NoError(t, err, tc.body)
-		require.Equal(t, tc.want, string(value.JSON))
+		require.Equal(t, tc.want, string(value.JSON()))
 		require.Equal(t, tc.bytes, value.Bytes, tc.body)
 		require.Len(t, value.ETag, 22)
 	}

@@ -25,19 +25,22 @@ const (
 	highs = 0x8080808080808080
 )
 
+// specials sets the highest bit of the first byte of a word that is a control
+// character, a quotation mark or a backslash, and then maybe of some that follow (see
+// "Determine if a word has a byte less than n", Sean Anderson, Bit Twiddling Hacks).
+func specials(word uint64) uint64 {
+	quote, backslash := word^(ones*'"'), word^(ones*'\\')
+	return ((word-ones*0x20)&^word | (quote-ones)&^quote | (backslash-ones)&^backslash) & highs
+}
+
 // plainPrefix returns how many of the first bytes need not be escaped. It looks at
-// eight at a time: for each of them one of the terms below has its highest bit set if
-// it is a control character, a quotation mark or a backslash, and then maybe for some
-// that follow (see "Determine if a word has a byte less than n", Sean Anderson, Bit
-// Twiddling Hacks).
+// eight at a time.
 func plainPrefix(text string) int {
 	i := 0
 	for ; i+8 <= len(text); i += 8 {
 		word := uint64(text[i]) | uint64(text[i+1])<<8 | uint64(text[i+2])<<16 | uint64(text[i+3])<<24 |
 			uint64(text[i+4])<<32 | uint64(text[i+5])<<40 | uint64(text[i+6])<<48 | uint64(text[i+7])<<56
-		quote, backslash := word^(ones*'"'), word^(ones*'\\')
-		special := ((word-ones*0x20)&^word | (quote-ones)&^quote | (backslash-ones)&^backslash) & highs
-		if special != 0 {
+		if special := specials(word); special != 0 {
 			return i + bits.TrailingZeros64(special)/8
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
-	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -24,9 +23,20 @@ type Value struct {
 	Key       Key
 	Component *Component // set where the key is a component's
 	Block     *Block     // set where the key is a block's
-	JSON      []byte     // what a reader gets, byte for byte; an entry is nothing but this
+	Entry     string     // compact JSON, where the key is an entry's
 	ETag      string     // opaque tag of JSON, without the quotes
 	Bytes     int64      // charged size
+}
+
+// JSON returns what a reader gets, byte for byte.
+func (v *Value) JSON() []byte {
+	switch {
+	case v.Component != nil:
+		return v.Component.JSON(v.Key)
+	case v.Block != nil:
+		return v.Block.JSON(v.Key)
+	}
+	return []byte(v.Entry)
 }
 
 // Component is one UI component. Fields that were left out are nil; JSON
@@ -69,9 +79,14 @@ const (
 )
 
 // Parse reads body as the value of key. Its error is a *Fault.
-func Parse(key Key, body []byte) (Value, error) {
-	var value Value
-	err := Decode(body, func(dec *jsontext.Decoder) error {
+func Parse(key Key, body []byte) (value Value, err error) {
+	if quickly(body, func(q *quick) (ok bool) {
+		value, ok = q.item(key)
+		return ok
+	}) {
+		return value, nil
+	}
+	err = Decode(body, func(dec *jsontext.Decoder) error {
 		var err error
 		value, err = Read(dec, key)
 		return err
@@ -101,13 +116,21 @@ func Read(dec *jsontext.Decoder, key Key) (Value, error) {
 		if err != nil {
 			return Value{}, err
 		}
-		return Value{Key: key, JSON: raw, ETag: ETagOf(raw), Bytes: int64(len(raw))}, nil
+		return newEntry(key, raw), nil
 	}
+}
+
+func newEntry(key Key, raw []byte) Value {
+	return Value{Key: key, Entry: string(raw), ETag: ETagOf(raw), Bytes: int64(len(raw))}
 }
 
 // NewComponent returns the value of a component whose fields obey the rules.
 func NewComponent(key Key, c *Component) Value {
-	raw := c.JSON(key)
+	return Value{Key: key, Component: c, ETag: ETagOf(c.JSON(key)), Bytes: c.size()}
+}
+
+// size is what the component is charged.
+func (c *Component) size() int64 {
 	size := int64(len(c.SourceCode))
 	if c.DemoCode != nil {
 		size += int64(len(*c.DemoCode))
@@ -115,20 +138,24 @@ func NewComponent(key Key, c *Component) Value {
 	if c.FileSize != nil {
 		size = max(size, *c.FileSize)
 	}
-	return Value{Key: key, Component: c, JSON: raw, ETag: ETagOf(raw), Bytes: size}
+	return size
 }
 
 // NewBlock returns the value of a block whose fields obey the rules.
 func NewBlock(key Key, b *Block) (Value, error) {
-	raw := b.JSON(key)
-	size, err := contentBytes([]byte(b.Files))
+	contents, err := contentBytes([]byte(b.Files))
 	if err != nil {
 		return Value{}, err
 	}
+	return Value{Key: key, Block: b, ETag: ETagOf(b.JSON(key)), Bytes: b.size(contents)}, nil
+}
+
+// size is what the block is charged, of whose files contents are the bytes.
+func (b *Block) size(contents int64) int64 {
 	if b.TotalSize != nil {
-		size = max(size, *b.TotalSize)
+		return max(contents, *b.TotalSize)
 	}
-	return Value{Key: key, Block: b, JSON: raw, ETag: ETagOf(raw), Bytes: size}, nil
+	return contents
 }
 
 // ETagOf returns the opaque tag of a representation, without quotes: equal
@@ -255,7 +282,7 @@ func readCategory(dec *jsontext.Decoder) (*string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if utf8.RuneCountInString(text) > MaxCategoryChars {
+	if !isCategory([]byte(text)) {
 		return nil, faultAt(dec, CodeInvalidValue, fmt.Sprintf("must have at most %d characters", MaxCategoryChars))
 	}
 	return &text, nil
@@ -266,7 +293,7 @@ func readBlockType(dec *jsontext.Decoder) (*string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if text != "simple" && text != "complex" {
+	if !isBlockType([]byte(text)) {
 		return nil, faultAt(dec, CodeInvalidValue, `must be "simple" or "complex"`)
 	}
 	return &text, nil
@@ -277,7 +304,7 @@ func readSHA(dec *jsontext.Decoder) (*string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(text) != 40 || strings.Trim(text, "0123456789abcdefABCDEF") != "" {
+	if !isSHA([]byte(text)) {
 		return nil, faultAt(dec, CodeInvalidValue, "must be 40 hexadecimal digits")
 	}
 	return &text, nil
@@ -288,11 +315,23 @@ func readTime(dec *jsontext.Decoder) (*string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := new(time.Time).UnmarshalText([]byte(text)); err != nil {
+	if !isTime([]byte(text)) {
 		return nil, faultAt(dec, CodeInvalidValue, "must be a time as RFC 3339 writes it, such as 2026-01-31T12:00:00Z")
 	}
 	return &text, nil
 }
+
+// What the texts of some fields have to be.
+
+func isCategory(text []byte) bool { return utf8.RuneCount(text) <= MaxCategoryChars }
+
+func isBlockType(text []byte) bool { return string(text) == "simple" || string(text) == "complex" }
+
+func isSHA(text []byte) bool {
+	return len(text) == 40 && len(bytes.Trim(text, "0123456789abcdefABCDEF")) == 0
+}
+
+func isTime(text []byte) bool { return new(time.Time).UnmarshalText(text) == nil }
 
 func optionalString(text string, err error) (*string, error) {
 	if err != nil {

@@ -134,7 +134,7 @@ func TestEncodeRefusesEntries(t *testing.T) {
 func TestSummarize(t *testing.T) {
 	t.Parallel()
 	value := requireRoundTrip(t, []byte(`{"name":"a","type":"registry:ui","title":"A","description":"An a.","files":[{"path":"a","content":"x","type":"registry:ui"},{"path":"b","type":"registry:ui"}]}`))
-	summary, err := registry.Summarize(value.Key, value.JSON)
+	summary, err := registry.Summarize(value.Key, value.JSON())
 	require.NoError(t, err)
 	want := `{"name":"a","type":"registry:ui","title":"A","description":"An a.","files":[{"path":"a","type":"registry:ui"},{"path":"b","type":"registry:ui"}]}`
 	require.Equal(t, registry.Summary{Type: "registry:ui", Title: "A", Description: "An a.", JSON: []byte(want)}, summary)
@@ -170,9 +170,9 @@ func TestDemo(t *testing.T) {
 	require.Equal(t, "code of button-demo", *shown.Component.DemoCode)
 	require.Nil(t, component.Component.DemoCode)
 	require.NotEqual(t, component.ETag, shown.ETag)
-	back, err := registry.Encode(shown.Key, shown.JSON)
+	back, err := registry.Encode(shown.Key, shown.JSON())
 	require.NoError(t, err)
-	plain, err := registry.Encode(component.Key, component.JSON)
+	plain, err := registry.Encode(component.Key, component.JSON())
 	require.NoError(t, err)
 	require.Equal(t, plain, back)
 	again, err := registry.WithDemo(shown, nil)

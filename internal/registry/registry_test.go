@@ -29,10 +29,10 @@ func tree(t require.TestingT, raw []byte) any {
 func requireRoundTrip(t require.TestingT, body []byte) item.Value {
 	value, err := registry.Decode("react", "", body)
 	require.NoError(t, err)
-	stored, err := item.Parse(value.Key, value.JSON)
+	stored, err := item.Parse(value.Key, value.JSON())
 	require.NoError(t, err)
 	require.Equal(t, value, stored)
-	back, err := registry.Encode(value.Key, value.JSON)
+	back, err := registry.Encode(value.Key, value.JSON())
 	require.NoError(t, err)
 	require.Equal(t, tree(t, body), tree(t, back))
 	return value
@@ -65,7 +65,7 @@ func TestRoundTripOfARealRegistry(t *testing.T) {
 		value := requireRoundTrip(t, body)
 		require.Equal(t, strings.TrimSuffix(name, ".json"), value.Key.Name())
 		// What is stored twice is paid for twice.
-		require.Less(t, len(value.JSON), len(body)+len(body)/2+256, name)
+		require.Less(t, len(value.JSON()), len(body)+len(body)/2+256, name)
 	}
 }
 
@@ -112,7 +112,7 @@ func TestRoundTripOfCorners(t *testing.T) {
 		`{"name":"a","type":"registry:ui","font":5,"config":"of no meaning here"}`,
 	} {
 		value := requireRoundTrip(t, []byte(body))
-		require.Contains(t, string(value.JSON), `{"framework":"react","name":"a",`)
+		require.Contains(t, string(value.JSON()), `{"framework":"react","name":"a",`)
 	}
 }
 
@@ -122,13 +122,13 @@ func TestColumns(t *testing.T) {
 		"registryDependencies":["utils"],"files":[{"path":"ui/button.tsx","content":"one","type":"registry:ui"},{"path":"b","content":"two","type":"registry:lib"}]}`))
 	require.Equal(t, "component:react:button", component.Key.String())
 	require.Equal(t, `{"framework":"react","name":"button","sourceCode":"one","metadata":{"registryItem":{"type":"registry:ui","title":"Button","files":[{"path":"ui/button.tsx","type":"registry:ui"},{"path":"b","content":"two","type":"registry:lib"}]}},"dependencies":["clsx"],"registryDependencies":["utils"]}`,
-		string(component.JSON))
+		string(component.JSON()))
 
 	block := requireRoundTrip(t, []byte(`{"name":"login","type":"registry:block","description":"Log in.","dependencies":["zod"],
 		"registryDependencies":["button"],"categories":["authentication","login"],"files":[{"path":"page.tsx","content":"one","type":"registry:page","target":"app/page.tsx"}]}`))
 	require.Equal(t, "block:react:login", block.Key.String())
 	require.Equal(t, `{"framework":"react","name":"login","category":"authentication","type":"simple","description":"Log in.","files":[{"path":"page.tsx","content":"one","type":"registry:page","target":"app/page.tsx"}],"structure":{"registryItem":{"categories":["login"]}},"dependencies":["zod"],"componentsUsed":["button"]}`,
-		string(block.JSON))
+		string(block.JSON()))
 	require.Equal(t, int64(3), block.Bytes)
 
 	for files, want := range map[string]string{

@@ -118,7 +118,7 @@ var entries = &table{
 	content:      "value",
 	value:        []string{"value"},
 	identityArgs: func(key item.Key) []any { return []any{key.String()} },
-	valueArgs:    func(v *item.Value) []any { return []any{string(v.JSON)} },
+	valueArgs:    func(v *item.Value) []any { return []any{v.Entry} },
 	scanValue: func() ([]any, func(item.Key) []byte) {
 		value := new([]byte)
 		return []any{value}, func(item.Key) []byte { return *value }

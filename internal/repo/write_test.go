@@ -42,7 +42,7 @@ func (b *bundle) requireStored(v item.Value) item.Stored {
 	b.t.Helper()
 	stored, err := b.get(v.Key)
 	require.NoError(b.t, err, v.Key)
-	require.Equal(b.t, string(v.JSON), string(stored.JSON))
+	require.Equal(b.t, string(v.JSON()), string(stored.JSON))
 	require.Equal(b.t, v.ETag, stored.ETag)
 	require.Equal(b.t, v.Bytes, stored.Bytes)
 	return stored

@@ -307,7 +307,7 @@ func actions(t *testing.T, b *bundle, m *model, all []item.Key) map[string]func(
 				return
 			}
 			require.NoError(rt, err)
-			require.Equal(rt, string(r.value.JSON), string(stored.JSON))
+			require.Equal(rt, string(r.value.JSON()), string(stored.JSON))
 			checkMetadata(rt, r, stored.Metadata)
 			m.marks[k]++
 		},
@@ -318,7 +318,7 @@ func actions(t *testing.T, b *bundle, m *model, all []item.Key) map[string]func(
 			want := map[string]string{}
 			for _, k := range set {
 				if r := m.alive(k); r != nil {
-					want[k.String()] = string(r.value.JSON)
+					want[k.String()] = string(r.value.JSON())
 					m.marks[k]++
 				}
 			}

@@ -616,7 +616,7 @@ func (w *world) publish(t *rapid.T) {
 		w.settle(t)
 		return
 	}
-	v.json, v.bytes, v.published = string(decoded.JSON), decoded.Bytes, body
+	v.json, v.bytes, v.published = string(decoded.JSON()), decoded.Bytes, body
 	w.written(t, key, v, 0, a)
 	w.settle(t, key)
 	// What comes back is what went in.
