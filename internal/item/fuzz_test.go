@@ -84,7 +84,7 @@ func goodKey(text string) bool {
 // encoding/json makes of them.
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{
-		``, ` `, `null`, `1`, `-0`, `1.50`, `1e400`, `01`, `"a"`, `"\u0000"`, `"\\u0000"`, `"\ud800"`, `"\ud83d\ude00"`, "\"\xff\"", "\"\x00\"", `[]`, `[1,[2,{"a":[]}]]`, `{}`, `{"a":1,"a":2}`, `{"a":1,"\u0061":2}`,
+		``, ` `, `null`, `1`, `-0`, `1.50`, `1e400`, `01`, `"a"`, `"\u0000"`, `"\\u0000"`, `"\ud800"`, `"\udc00\udc00"`, `"\ud83d\ude00"`, "\"\xff\"", "\"\x00\"", `[]`, `[1,[2,{"a":[]}]]`, `{}`, `{"a":1,"a":2}`, `{"a":1,"\u0061":2}`,
 		`{"a":1} 2`, `{"a":1`, `{"a":}`, `[1,]`, "\ufeff1", `/**/1`, `NaN`, `'a'`, " { \"a\" : 1.10 , \"b\" : [ ] } ", strings.Repeat("[", 64) + strings.Repeat("]", 64), strings.Repeat("[", 65) + strings.Repeat("]", 65),
 		`{"sourceCode":""}`, `{"sourceCode":"é\n","demoCode":"x","metadata":{"n":1.50},"dependencies":["a"],"registryDependencies":[],"githubSha":"4f2c1d9e8b7a6f5e4d3c2b1a09f8e7d6c5b4a392","fileSize":1e3,"lastModified":"2026-01-31T12:00:00.120+02:00","framework":"f","name":"n"}`,
 		`{"sourceCode":"","fileSize":-0}`, `{"sourceCode":"","fileSize":1.0}`, `{"sourceCode":"","fileSize":1e-400}`, `{"sourceCode":"","fileSize":9007199254740991}`, `{"sourceCode":"","fileSize":9007199254740991.4}`, `{"sourceCode":"","fileSize":1.00000000000000000001}`, `{"sourceCode":"","fileSize":0.1e1}`, `{"sourceCode":"","fileSize":1e99999999999}`,

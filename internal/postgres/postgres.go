@@ -70,8 +70,15 @@ func Open(cfg Config) (*DB, error) {
 	// Behind a pooler somebody else's LISTEN can reach us. pgx would keep what comes.
 	poolConfig.ConnConfig.OnNotification = func(*pgconn.PgConn, *pgconn.Notification) {}
 	poolConfig.MaxConns = cfg.MaxConns
+	poolConfig.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
+		presize(conn)
+		if cfg.Connections != nil {
+			conn.PgConn().CustomData()[tracked] = cfg.Connections.Open(conntrack.Database, conntrack.Idle)
+		}
+		return nil
+	}
 	if cfg.Connections != nil {
-		track(poolConfig, cfg.Connections)
+		track(poolConfig)
 	}
 	poolConfig.MinConns = 0
 	poolConfig.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool {
@@ -110,16 +117,12 @@ func tune(cfg *pgconn.Config, connectTimeout time.Duration) {
 // tracked is where a connection carries its entry in the registry.
 const tracked = "stockroom.conntrack"
 
-// track registers the pool's connections from when they are open until they are
-// closed, with whether somebody has them.
-func track(cfg *pgxpool.Config, registry *conntrack.Registry) {
+// track keeps what the registry has of the pool's connections up to date, until they
+// are closed, with whether somebody has them.
+func track(cfg *pgxpool.Config) {
 	entry := func(conn *pgx.Conn) *conntrack.Conn {
 		entry, _ := conn.PgConn().CustomData()[tracked].(*conntrack.Conn)
 		return entry
-	}
-	cfg.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
-		conn.PgConn().CustomData()[tracked] = registry.Open(conntrack.Database, conntrack.Idle)
-		return nil
 	}
 	cfg.PrepareConn = func(_ context.Context, conn *pgx.Conn) (bool, error) {
 		entry(conn).Does(conntrack.Transaction)

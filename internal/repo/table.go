@@ -58,8 +58,8 @@ var components = &table{
 	valueArgs: func(v *item.Value) []any {
 		c := v.Component
 		return []any{
-			c.SourceCode, c.DemoCode, c.Metadata, c.Dependencies, c.RegistryDependencies,
-			c.GitHubSHA, c.FileSize, c.LastModified, int16(c.Identity),
+			c.SourceCode, orNull(c.DemoCode), orNull(c.Metadata), orNull(c.Dependencies), orNull(c.RegistryDependencies),
+			orNull(c.GitHubSHA), orNull(c.FileSize), orNull(c.LastModified), int16(c.Identity),
 		}
 	},
 	scanValue: func() ([]any, func(item.Key) []byte) {
@@ -92,8 +92,8 @@ var blocks = &table{
 	valueArgs: func(v *item.Value) []any {
 		b := v.Block
 		return []any{
-			b.Category, b.Type, b.Description, b.Files, b.Structure, b.Dependencies,
-			b.ComponentsUsed, b.TotalSize, b.GitHubSHA, int16(b.Identity),
+			orNull(b.Category), orNull(b.Type), orNull(b.Description), b.Files, orNull(b.Structure), orNull(b.Dependencies),
+			orNull(b.ComponentsUsed), orNull(b.TotalSize), orNull(b.GitHubSHA), int16(b.Identity),
 		}
 	},
 	scanValue: func() ([]any, func(item.Key) []byte) {
@@ -123,6 +123,14 @@ var entries = &table{
 		value := new([]byte)
 		return []any{value}, func(item.Key) []byte { return *value }
 	},
+}
+
+// orNull returns what value points to, or NULL. pgx would do so, too, by reflection.
+func orNull[T any](value *T) any {
+	if value == nil {
+		return nil
+	}
+	return *value
 }
 
 // tables in the order in which transactions lock them.

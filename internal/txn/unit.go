@@ -6,6 +6,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/stockroom/stockroom/internal/postgres"
 )
 
 // Unit is one transaction in the making. It belongs to the function that it was
@@ -59,7 +61,7 @@ func (u *Unit) flush(ctx context.Context) error {
 		return nil
 	}
 	u.queue = new(pgx.Batch)
-	return u.conn.SendBatch(ctx, batch).Close() // reads every answer
+	return postgres.SendBatch(ctx, u.conn, batch)
 }
 
 // CommitTogether makes what is queued at the end go in one round trip with COMMIT.

@@ -58,7 +58,7 @@ func TestLiteralsHoldNothingThatPgbenchReads(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, `E'{"a"\x3a"it\'s \\n\x3b registry\x3aui"}'`, got)
 	require.False(t, regexp.MustCompile(`:[A-Za-z0-9_]`).MatchString(got))
-	for want, arg := range map[string]any{"NULL": (*string)(nil), "7": int64(7), "3": int16(3)} {
+	for want, arg := range map[string]any{"NULL": nil, "7": int64(7), "3": int16(3)} {
 		got, err := literal(arg)
 		require.NoError(t, err)
 		require.Equal(t, want, got)

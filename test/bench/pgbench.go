@@ -124,15 +124,7 @@ func literal(arg any) (string, error) {
 	switch v := arg.(type) {
 	case string:
 		return quote(v), nil
-	case *string:
-		if v != nil {
-			return quote(*v), nil
-		}
-		return "NULL", nil
-	case *int64:
-		if v != nil {
-			return strconv.FormatInt(*v, 10), nil
-		}
+	case nil:
 		return "NULL", nil
 	case int64:
 		return strconv.FormatInt(v, 10), nil
