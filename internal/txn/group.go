@@ -27,6 +27,7 @@ type Group[T any] struct {
 	queue   []*Op[T]
 	workers int
 	running int // transactions at this moment
+	carried int // operations in those
 	ended   int // transactions so far
 	// waiting ends when nothing is queued any more, and with it the workers' waits
 	// for a slot.
@@ -100,7 +101,7 @@ func (g *Group[T]) Do(ctx context.Context, value T) error {
 func (g *Group[T]) beginAlone() (slot *limit.Slot, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.workers >= g.rules.Workers || len(g.queue) > 0 {
+	if len(g.queue) > 0 || !g.mayBegin(1) {
 		return nil, false
 	}
 	if gate := g.manager.gate; gate != nil {
@@ -128,22 +129,42 @@ func (g *Group[T]) enqueue(op *Op[T]) error {
 	}
 	op.ended = g.ended
 	g.queue = append(g.queue, op)
-	if g.workers < g.rules.Workers {
+	if g.mayBegin(len(g.queue)) {
 		g.workers++
 		go g.work(nil, nil)
 	}
 	return nil
 }
 
+// mayBegin tells whether there may be one more worker for so many operations: where
+// others are under way, only for as many as those carry. Otherwise whoever comes first
+// would go alone each time, and a transaction costs more than an operation. It is
+// called under mu.
+func (g *Group[T]) mayBegin(operations int) bool {
+	return g.workers == 0 || g.workers < g.rules.Workers && operations >= g.carried
+}
+
+// patience is how long an operation waits for company, or for those who are under way:
+// they may be waiting for a lock.
+const patience = 5 * time.Millisecond
+
+// hurry begins with what is queued, if op still is and there may be one more worker.
+func (g *Group[T]) hurry(op *Op[T]) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if op.batch == nil && g.workers < g.rules.Workers {
+		g.workers++
+		go g.work(nil, nil)
+	}
+}
+
 // await returns when a queued operation has been run, or will not be.
 func (g *Group[T]) await(op *Op[T]) error {
-	var late <-chan time.Time
 	if op.place != nil {
 		defer op.place.Leave()
-		timer := time.NewTimer(time.Until(op.place.Deadline()))
-		defer timer.Stop()
-		late = timer.C
 	}
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
 	select {
 	case <-op.done:
 		return op.Err
@@ -151,9 +172,22 @@ func (g *Group[T]) await(op *Op[T]) error {
 		if g.withdraw(op) {
 			return op.ctx.Err()
 		}
-	case <-late:
-		if g.withdraw(op) {
-			return noSlot(op.place.GiveUp())
+	case <-timer.C:
+		g.hurry(op)
+		if op.place != nil {
+			timer.Reset(time.Until(op.place.Deadline()))
+		}
+		select {
+		case <-op.done:
+			return op.Err
+		case <-op.ctx.Done():
+			if g.withdraw(op) {
+				return op.ctx.Err()
+			}
+		case <-timer.C:
+			if g.withdraw(op) {
+				return noSlot(op.place.GiveUp())
+			}
 		}
 	}
 	select {
@@ -231,14 +265,16 @@ func (g *Group[T]) work(slot *limit.Slot, ops []*Op[T]) {
 	}
 }
 
-// goOn tells a worker whether there is more to do. If not, it is none any more.
+// goOn tells a worker whether there is enough to do. If not, it is none any more, and
+// what is queued goes with the next one.
 func (g *Group[T]) goOn() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if len(g.queue) == 0 {
-		g.workers--
+	g.workers--
+	if len(g.queue) == 0 || !g.mayBegin(len(g.queue)) {
 		return false
 	}
+	g.workers++
 	return true
 }
 
@@ -253,6 +289,9 @@ func (g *Group[T]) awaitSlot() (*limit.Slot, error) {
 	g.mu.Lock()
 	waiting := g.waiting
 	g.mu.Unlock()
+	if slot, ok := g.manager.gate.TryAcquire(); ok {
+		return slot, nil
+	}
 	slot, err := g.manager.gate.Wait(waiting)
 	if waiting.Err() != nil {
 		if slot != nil {
@@ -308,9 +347,9 @@ func (g *Group[T]) choose() []*Op[T] {
 func (g *Group[T]) perform(slot *limit.Slot, ops []*Op[T]) {
 	for len(ops) > 0 {
 		ctx, cancel := g.contextOf(ops)
-		g.count(1)
+		g.count(1, len(ops))
 		g.runSafely(withSlot(ctx, slot), ops)
-		g.count(-1)
+		g.count(-1, -len(ops))
 		if slot != nil {
 			slot.Release()
 			slot = nil
@@ -335,11 +374,12 @@ func (g *Group[T]) perform(slot *limit.Slot, ops []*Op[T]) {
 	}
 }
 
-// count notes that a transaction begins (1) or has ended (-1).
-func (g *Group[T]) count(n int) {
+// count notes that a transaction begins (1) or has ended (-1), and its operations.
+func (g *Group[T]) count(n, operations int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.running += n
+	g.carried += operations
 	if n < 0 {
 		g.ended++
 	}

@@ -139,6 +139,46 @@ func TestGroupGoesTogether(t *testing.T) {
 	})
 }
 
+func TestGroupBeginsBesideAnotherOnlyWithAsMany(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrew(groupWorkers)
+		end := c.busy(t)
+		var done []<-chan error
+		for _, value := range []int{1, 3, 5} {
+			done = append(done, c.begin(t.Context(), value))
+		}
+		synctest.Wait()
+		go end()
+		three := <-c.runs
+		require.Len(t, three.values, 3)
+		synctest.Wait()
+
+		// Fewer wait for company, but not for long.
+		began := time.Now()
+		done = append(done, c.begin(t.Context(), 7))
+		few := <-c.runs
+		require.Equal(t, []int{7}, few.values)
+		require.Equal(t, 5*time.Millisecond, time.Since(began))
+		few.outcomes <- nil
+		require.NoError(t, <-done[3])
+
+		began = time.Now()
+		for _, value := range []int{9, 11, 13} {
+			done = append(done, c.begin(t.Context(), value))
+		}
+		asMany := <-c.runs
+		require.Len(t, asMany.values, 3)
+		require.Zero(t, time.Since(began))
+		asMany.outcomes <- nil
+		three.outcomes <- nil
+		for _, one := range slices.Concat(done[:3], done[4:]) {
+			require.NoError(t, <-one)
+		}
+		c.requireIdle(t)
+	})
+}
+
 func TestGroupWaitsForASlot(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
