@@ -42,7 +42,7 @@ func (s *server) mget(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// bodies are the buffers of answers that are large again and again.
+// bodies are the buffers of requests and answers that are large again and again.
 var bodies sync.Pool
 
 // maxBodyKept is how large a buffer may be that is kept for another answer.
@@ -92,12 +92,12 @@ func (s *server) mset(w http.ResponseWriter, r *http.Request) error {
 	if _, err := query(r); err != nil {
 		return err
 	}
-	body, err := s.readBody(w, r)
-	if err != nil {
+	var values []item.Value
+	var ttl *item.TTL
+	if err := s.withBody(w, r, func(body []byte) (err error) {
+		values, ttl, err = s.parseMset(body)
 		return err
-	}
-	values, ttl, err := s.parseMset(body)
-	if err != nil {
+	}); err != nil {
 		return err
 	}
 	if err := s.store.PutMany(r.Context(), values, ttl); err != nil {

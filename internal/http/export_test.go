@@ -42,11 +42,10 @@ var AppendMget = appendMget
 func ParsePut(key item.Key, maxBodyBytes int64) http.Handler {
 	s := newServer(Config{MaxBodyBytes: maxBodyBytes}, Dependencies{})
 	return s.handle(func(w http.ResponseWriter, r *http.Request) error {
-		body, err := s.readBody(w, r)
-		if err != nil {
+		if err := s.withBody(w, r, func(body []byte) error {
+			_, err := item.Parse(key, body)
 			return err
-		}
-		if _, err := item.Parse(key, body); err != nil {
+		}); err != nil {
 			return err
 		}
 		w.WriteHeader(http.StatusOK)
@@ -58,11 +57,10 @@ func ParsePut(key item.Key, maxBodyBytes int64) http.Handler {
 func ParseMset(maxBodyBytes int64) http.Handler {
 	s := newServer(Config{MaxBodyBytes: maxBodyBytes, MaxBatch: 1000}, Dependencies{})
 	return s.handle(func(w http.ResponseWriter, r *http.Request) error {
-		body, err := s.readBody(w, r)
-		if err != nil {
+		if err := s.withBody(w, r, func(body []byte) error {
+			_, _, err := s.parseMset(body)
 			return err
-		}
-		if _, _, err := s.parseMset(body); err != nil {
+		}); err != nil {
 			return err
 		}
 		w.WriteHeader(http.StatusOK)

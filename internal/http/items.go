@@ -141,12 +141,11 @@ func (s *server) putItem(keyOf keyFunc) handler {
 		if err != nil {
 			return err
 		}
-		body, err := s.readBody(w, r)
-		if err != nil {
+		var value item.Value
+		if err := s.withBody(w, r, func(body []byte) (err error) {
+			value, err = item.Parse(key, body)
 			return err
-		}
-		value, err := item.Parse(key, body)
-		if err != nil {
+		}); err != nil {
 			return err
 		}
 		written, err := s.store.Put(r.Context(), value, ttl, required)

@@ -184,25 +184,47 @@ func notInTag(r rune) bool { return r <= ' ' || r == 0x7f }
 // trustedLength is how much room a body gets before any of it has come.
 const trustedLength = 64 << 10
 
-// readLength reads length bytes. Growing a buffer step by step would cost large
-// bodies more than all else; giving them their room at once would let clients
-// claim memory for nothing.
-func readLength(r io.Reader, length int64) ([]byte, error) {
-	body := make([]byte, min(length, trustedLength))
-	n, err := io.ReadFull(r, body)
-	if err != nil || int64(n) == length {
-		return body[:n], err
+// readLength reads length bytes into body, which is empty. Growing a buffer step by
+// step would cost large bodies more than all else; giving them their room at once
+// would let clients claim memory for nothing.
+func readLength(r io.Reader, body []byte, length int64) ([]byte, error) {
+	for step := min(length, trustedLength); int64(len(body)) < length; step = length {
+		have := len(body)
+		body = slices.Grow(body, int(step)-have)[:step]
+		if n, err := io.ReadFull(r, body[have:]); err != nil {
+			return body[:have+n], err
+		}
 	}
-	whole := make([]byte, length)
-	copy(whole, body)
-	_, err = io.ReadFull(r, whole[n:])
-	return whole, err
+	return body, nil
+}
+
+// withBody reads a JSON body as readBody does, for a use that keeps nothing of it:
+// then its buffer is used again.
+func (s *server) withBody(w http.ResponseWriter, r *http.Request, use func(body []byte) error) error {
+	buffer, ok := bodies.Get().(*[]byte)
+	if !ok {
+		buffer = new([]byte)
+	}
+	body, err := s.readBodyInto(w, r, (*buffer)[:0])
+	if err == nil {
+		err = use(body)
+	}
+	if cap(body) <= maxBodyKept {
+		*buffer = body
+		bodies.Put(buffer)
+	}
+	return err
 }
 
 // readBody reads a JSON body within the limit. An empty one is empty, which only
 // some routes allow.
 func (s *server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	if contentType := r.Header.Get("Content-Type"); contentType != "" {
+	return s.readBodyInto(w, r, nil)
+}
+
+// readBodyInto likewise, into a buffer that is empty.
+func (s *server) readBodyInto(w http.ResponseWriter, r *http.Request, body []byte) ([]byte, error) {
+	if contentType := r.Header.Get("Content-Type"); contentType != "" && contentType != contentTypeJSON[0] {
 		mediaType, _, err := mime.ParseMediaType(contentType)
 		if err != nil || mediaType != "application/json" {
 			return nil, &apiError{codeUnsupportedMediaType, "the body must be application/json"}
@@ -211,9 +233,8 @@ func (s *server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error
 	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
 		return nil, &apiError{codeUnsupportedMediaType, "the body must not have a Content-Encoding"}
 	}
-	tooLarge := &apiError{codeBodyTooLarge, fmt.Sprintf("the body is larger than %d bytes", s.config.MaxBodyBytes)}
 	if r.ContentLength > s.config.MaxBodyBytes {
-		return nil, tooLarge
+		return nil, s.bodyTooLarge()
 	}
 	if deadline, ok := r.Context().Deadline(); ok {
 		// So that a slow body is answered in time. A writer that is no connection, in
@@ -221,17 +242,16 @@ func (s *server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error
 		_ = http.NewResponseController(w).SetReadDeadline(deadline)
 	}
 	limited := http.MaxBytesReader(w, r.Body, s.config.MaxBodyBytes)
-	var body []byte
 	var err error
 	if r.ContentLength >= 0 {
-		body, err = readLength(limited, r.ContentLength)
+		body, err = readLength(limited, body, r.ContentLength)
 	} else {
 		body, err = io.ReadAll(limited)
 	}
 	var overLimit *http.MaxBytesError
 	switch {
 	case errors.As(err, &overLimit):
-		return nil, tooLarge
+		return nil, s.bodyTooLarge()
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, context.DeadlineExceeded
 	case err != nil:
@@ -240,4 +260,8 @@ func (s *server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error
 		return nil, &apiError{item.CodeMalformedJSON, "the body ends before its Content-Length"}
 	}
 	return body, nil
+}
+
+func (s *server) bodyTooLarge() error {
+	return &apiError{codeBodyTooLarge, fmt.Sprintf("the body is larger than %d bytes", s.config.MaxBodyBytes)}
 }
