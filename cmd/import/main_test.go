@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -33,6 +35,11 @@ func TestRun(t *testing.T) {
 	t.Parallel()
 	bad := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(bad, "bad.json"), []byte("{}"), 0o600))
+	// An export of nothing; the hash is that of its first line.
+	backup := filepath.Join(bad, "backup")
+	first := `{"format":"stockroom-export","version":1,"exportedAt":"2026-01-31T12:00:00Z","by":"a test"}` + "\n"
+	last := fmt.Sprintf(`{"end":true,"blocks":0,"components":0,"entries":0,"sha256":"%x"}`+"\n", sha256.Sum256([]byte(first)))
+	require.NoError(t, os.WriteFile(backup, []byte(first+last), 0o600))
 	server := answering(t)
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -48,6 +55,8 @@ func TestRun(t *testing.T) {
 		"failed file":    {args: []string{"--server", server, bad}, key: "key", code: 1, stdout: "imported 0, unchanged 0, failed 1\n", stderr: "bad.json: missing_field"},
 		"wrong key":      {args: []string{"--server", server, examples}, key: "other", code: 1, stdout: "imported 0, unchanged 0, failed 7\n", stderr: "the server answers 401"},
 		"interrupted":    {ctx: cancelled, args: []string{"--server", server, examples}, key: "key", code: 130, stdout: "imported 0, unchanged 0, failed 0\n", stderr: "interrupted: 7"},
+		"called off":     {ctx: cancelled, args: []string{"-"}, code: 130, stdout: "imported 0, ", stderr: "the same command goes on from there"},
+		"nothing to ask": {args: []string{"--dry-run", backup}, code: 1, stdout: "would import 0, ", stderr: "there is no database in the data folder"},
 		"help":           {args: []string{"--help"}, code: 0, stdout: "Usage: import [flags] FOLDER|FILE"},
 		"version":        {args: []string{"--version"}, code: 0, stdout: "import "},
 		"no folder":      {code: 2, stderr: "not 0"},

@@ -78,6 +78,7 @@ type Report = transfer.Report
 // Import loads a file that Export wrote, or another kind of store. The report is right
 // whatever the error.
 func Import(ctx context.Context, cfg config.Config, o ImportOptions, log *slog.Logger) (report Report, err error) {
+	defer func() { report.DryRun = o.DryRun }()
 	policy, ok := existing[o.Existing]
 	if !ok {
 		return Report{}, fmt.Errorf("%w: --existing is replace, keep or refuse, not %q", ErrUsage, o.Existing)

@@ -5,7 +5,8 @@ import "time"
 // Record is an item with all that a store knows of it, as it moves from one store
 // to another.
 type Record struct {
-	Value       Value // as it is read out of a store: Key, JSON, ETag and Bytes alone
+	Value       Value  // of an item that is read out of a store: Key, ETag and Bytes alone
+	JSON        []byte // of such an item, as in Value.JSON
 	TTL         TTL
 	Expires     time.Time // zero where it never expires
 	Created     time.Time

@@ -84,7 +84,7 @@ func TestCopiesWhatThereIs(t *testing.T) {
 
 	card := all["component:react:card"]
 	require.NoError(t, card.Fault)
-	require.Equal(t, `{"framework":"react","name":"card","sourceCode":"","demoCode":"","dependencies":["utils"]}`, string(card.Record.Value.JSON))
+	require.Equal(t, `{"framework":"react","name":"card","sourceCode":"","demoCode":"","dependencies":["utils"]}`, string(card.Record.Value.JSON()))
 	cached := at(t, "2026-01-01T00:00:00Z")
 	card.Record.Value = item.Value{}
 	require.Equal(t, item.Record{
@@ -100,7 +100,7 @@ func TestCopiesWhatThereIs(t *testing.T) {
 
 	page := all["block:react:page"].Record
 	require.Equal(t, `{"framework":"react","name":"page","category":"pages","type":"simple","description":"a page","files":{"b":{"content":"abc"}},`+
-		`"structure":[1,2],"dependencies":["x"],"componentsUsed":["button"],"totalSize":9}`, string(page.Value.JSON))
+		`"structure":[1,2],"dependencies":["x"],"componentsUsed":["button"],"totalSize":9}`, string(page.Value.JSON()))
 	require.Equal(t, int64(9), page.Value.Bytes)
 	require.Equal(t, int64(3), page.AccessCount)
 	require.Equal(t, at(t, "2026-01-02T00:00:00Z"), page.Accessed)
@@ -146,7 +146,7 @@ func TestTypesOfColumns(t *testing.T) {
 			require.Len(t, all, 1)
 			row := all["component:react:button"]
 			require.NoError(t, row.Fault)
-			require.Equal(t, want, strings.Replace(string(row.Record.Value.JSON), "2048.00", "2048", 1))
+			require.Equal(t, want, strings.Replace(string(row.Record.Value.JSON()), "2048.00", "2048", 1))
 			require.Equal(t, at(t, "2026-01-01T00:00:00.123Z"), row.Record.Cached)
 			require.Equal(t, at(t, "2026-02-01T00:00:00Z"), row.Record.Accessed)
 			require.Equal(t, int64(5), row.Record.AccessCount)

@@ -213,6 +213,12 @@ func TestStatementsUseIndexes(t *testing.T) { //nolint:tparallel // the subtests
 			require.Len(t, found, 3)
 			return err
 		},
+		"all": func(ctx context.Context, u *txn.Unit) error {
+			n := 0
+			err := repo.ReadAll(ctx, u, func(item.Record) error { n++; return nil })
+			require.Equal(t, 3*(rowsPerTable-1000), n)
+			return err
+		},
 		"clear a prefix": func(ctx context.Context, u *txn.Unit) error {
 			_, _, err := repo.Clear(ctx, u, pattern("component:react:ab*"))
 			return err
@@ -222,6 +228,10 @@ func TestStatementsUseIndexes(t *testing.T) { //nolint:tparallel // the subtests
 		many := mixed(n)
 		runs[fmt.Sprintf("get %d", 3*n)] = func(ctx context.Context, u *txn.Unit) error {
 			_, err := repo.GetMany(ctx, u, many)
+			return err
+		}
+		runs[fmt.Sprintf("records %d", 3*n)] = func(ctx context.Context, u *txn.Unit) error {
+			_, err := repo.Records(ctx, u, many)
 			return err
 		}
 		runs[fmt.Sprintf("delete %d", 3*n)] = func(ctx context.Context, u *txn.Unit) error {
@@ -295,6 +305,8 @@ var wanted = map[string]struct {
 	"evict":      {indexes: []string{"components_accessed_at_idx", "blocks_accessed_at_idx", "entries_accessed_at_idx", "components_key_idx", "blocks_key_idx", "entries_pkey"}, sorted: true},
 	"count":      {indexes: []string{"components_expires_at_idx", "blocks_expires_at_idx", "entries_expires_at_idx"}},
 	"frameworks": {indexes: []string{"components_key_idx", "blocks_key_idx"}},
+	"all":        {indexes: []string{"components_key_idx", "blocks_key_idx", "entries_pkey"}, sorted: true},
+	"records":    {indexes: []string{"components_key_idx", "blocks_key_idx", "entries_pkey"}},
 	"clear":      {indexes: []string{"components_key_idx", "blocks_key_idx", "entries_pkey"}, sorted: true},
 	"delete":     {indexes: []string{"components_key_idx", "blocks_key_idx", "entries_pkey"}, sorted: true},
 	"retouch":    {indexes: []string{"components_key_idx", "blocks_key_idx", "entries_pkey"}},

@@ -58,7 +58,7 @@ func (t *table) scanRecord(row pgx.Rows) (item.Record, error) {
 		return item.Record{}, err
 	}
 	record := recordOf(metadata)
-	record.Cached, record.Value.JSON = cached.UTC(), encode(metadata.Key)
+	record.Cached, record.JSON = cached.UTC(), encode(metadata.Key)
 	return record, nil
 }
 

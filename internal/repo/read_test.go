@@ -50,7 +50,7 @@ func TestGetManyKeepsRowsApart(t *testing.T) {
 	for i, got := range found[1:] {
 		want := values[i%len(values)]
 		require.Equal(t, want.Key, got.Key)
-		require.Equal(t, string(want.JSON), string(got.JSON), want.Key)
+		require.Equal(t, string(want.JSON()), string(got.JSON), want.Key)
 		require.Equal(t, want.ETag, got.ETag, want.Key)
 		require.Equal(t, want.Bytes, got.Bytes, want.Key)
 		require.Equal(t, i%len(values)%2 == 1, !got.Expires.IsZero(), want.Key)

@@ -239,3 +239,10 @@ func ReadProgress(ctx context.Context, u *txn.Unit) (Progress, error) {
 func SetProgress(u *txn.Unit, p Progress) {
 	u.Queue(`UPDATE search_state SET complete = $1, reached = $2 WHERE id = 1`, p.Complete, p.Reached)
 }
+
+// RewindProgress says, when the unit ends, that items of so long ago may have no
+// document. The unit must have the documents lock, so that nobody who has read how far
+// documents are made has yet to say how far they are then.
+func RewindProgress(u *txn.Unit, updated, accessed time.Time) {
+	u.Queue(`UPDATE search_state SET complete = least(complete, $1), reached = least(reached, $2) WHERE id = 1`, updated, accessed)
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/stockroom/stockroom/internal/item"
 	"github.com/stockroom/stockroom/internal/repo"
@@ -97,8 +98,41 @@ func (s *Store) restore(ctx context.Context, u *txn.Unit, records []item.Record,
 	if err := s.checkRoom(ctx, u, usage.Bytes.Total()+rules.Planned); err != nil {
 		return Restored{}, change{}, err
 	}
+	if err := searchAnew(ctx, u, alive); err != nil {
+		return Restored{}, change{}, err
+	}
 	s.changed(u, stored...)
 	return done, change{usage: usage, stored: stored}, nil
+}
+
+// restoreLockTimeout is how long a restore waits for those who make documents, which
+// they do in small batches.
+const restoreLockTimeout = 30 * time.Second
+
+// searchAnew lets searches look for what was written and read as long ago as records,
+// for which they would not look any more.
+func searchAnew(ctx context.Context, u *txn.Unit, records []item.Record) error {
+	var updated, accessed time.Time
+	for i := range records {
+		r := &records[i]
+		if r.Value.Key.Kind() == item.KindEntry {
+			continue // is not searched
+		}
+		if updated.IsZero() || r.Updated.Before(updated) {
+			updated = r.Updated
+		}
+		if accessed.IsZero() || r.Accessed.Before(accessed) {
+			accessed = r.Accessed
+		}
+	}
+	if updated.IsZero() {
+		return nil
+	}
+	if err := repo.LockDocuments(ctx, u, restoreLockTimeout); err != nil {
+		return err
+	}
+	repo.RewindProgress(u, updated, accessed)
+	return nil
 }
 
 // kept counts the records whose places others keep.

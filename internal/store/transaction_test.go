@@ -65,7 +65,7 @@ func TestTransact(t *testing.T) {
 		require.False(t, created[2].Deleted)
 		stored, err := b.Get(t.Context(), k)
 		require.NoError(t, err)
-		require.Equal(t, first.JSON, stored.JSON)
+		require.Equal(t, first.JSON(), stored.JSON)
 		require.Equal(t, created[0].Metadata.Updated, stored.Updated)
 
 		replaced := b.mustTransact(expect(k, first.ETag), expect(k, first.ETag), setTo(second), touch(other, 50))
@@ -342,7 +342,8 @@ func TestTransactionsAreSeenByReads(t *testing.T) {
 			for _, of := range []item.Key{k, other} {
 				stored, err := b.Get(t.Context(), of)
 				require.NoError(t, err)
-				require.Equal(t, value(t, of, strconv.Itoa(n)).JSON, stored.JSON)
+				want := value(t, of, strconv.Itoa(n))
+				require.Equal(t, want.JSON(), stored.JSON)
 			}
 		}
 		require.Equal(t, item.TTL(n+1), b.mustTransact(touch(k, item.TTL(n+1)))[0].Metadata.TTL)

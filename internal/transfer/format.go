@@ -139,7 +139,7 @@ func (w *writer) item(r item.Record) error {
 	line = appendTime(line, "accessedAt", r.Accessed)
 	line = strconv.AppendInt(append(line, `,"accessCount":`...), r.AccessCount, 10)
 	line = strconv.AppendInt(append(line, `,"version":`...), r.Version, 10)
-	line = append(append(line, `,"value":`...), r.Value.JSON...)
+	line = append(append(line, `,"value":`...), r.JSON...)
 	line = append(line, '}')
 	w.line = line
 	w.counts.add(r.Value.Key.Kind())

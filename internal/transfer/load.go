@@ -69,7 +69,7 @@ func newLoader(s *store.Store, o Options, total int) *loader {
 
 // add stores a record, now or with those that follow.
 func (l *loader) add(ctx context.Context, r item.Record) error {
-	size := max(r.Value.Bytes, int64(len(r.Value.JSON)))
+	size := max(r.Value.Bytes, int64(len(r.Value.JSON())))
 	_, twice := l.keys[r.Value.Key]
 	if twice || len(l.batch) == batchItems || len(l.batch) > 0 && l.bytes+size > batchBytes {
 		if err := l.flush(ctx); err != nil {

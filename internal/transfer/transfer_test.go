@@ -90,9 +90,12 @@ func TestExpired(t *testing.T) {
 	from.put("gone", `2`, 3600)
 	from.put("going", `3`, 3600)
 	from.exec(`UPDATE entries SET expires_at = now() WHERE key = 'gone'`)
-	from.exec(`UPDATE entries SET expires_at = clock_timestamp() + interval '2 seconds' WHERE key = 'going'`)
-	path := from.export()
-	require.Len(t, lines(t, path), 4)
+	var path string
+	for life := time.Second; path == "" || len(lines(t, path)) < 4; life *= 2 { // a busy machine may be too slow for it
+		from.exec(`UPDATE entries SET expires_at = clock_timestamp() + $1 WHERE key = 'going'`, life)
+		path = from.export()
+	}
+	require.NotContains(t, strings.Join(lines(t, path), "\n"), "gone")
 	to.exec(`SELECT pg_sleep_until($1)`, scan[time.Time](from, `SELECT expires_at + interval '1 millisecond' FROM entries WHERE key = 'going'`))
 
 	require.Equal(t, transfer.Report{Imported: 1, Expired: 1}, to.loads(path, transfer.Options{}))
