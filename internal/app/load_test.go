@@ -143,11 +143,15 @@ func (i *instance) watch(t *testing.T) (stop func() (most []string, samples int)
 			// Sessions are looked at one after the other: only those that had begun
 			// before the first look were at work together. What reads the counters
 			// alone, and asks first whether its connection still is one, is the
-			// background's own, and so are the notices.
+			// background's own, and so are the notices and whoever makes documents
+			// for search.
 			var queries []string
 			r.err = conn.QueryRow(context.Background(), `SELECT coalesce(array_agg(query), '{}') FROM pg_stat_activity
 				WHERE datname = current_database() AND application_name = 'stockroom' AND state <> 'idle'
-				AND xact_start < statement_timestamp() AND query NOT LIKE 'SELECT sum(component_items)%' AND query <> '-- ping' AND query NOT LIKE '%pg_notify%'`).Scan(&queries)
+				AND xact_start < statement_timestamp() AND query NOT LIKE 'SELECT sum(component_items)%' AND query <> '-- ping' AND query NOT LIKE '%pg_notify%'
+				AND query NOT LIKE '%search_%' AND query NOT LIKE '%pg_try_advisory_xact_lock%'
+				AND pid NOT IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND (classid::bigint << 32 | objid::bigint) = $1)`,
+				int64(0x53746f636b536561)).Scan(&queries)
 			if r.err != nil {
 				return
 			}

@@ -378,11 +378,11 @@ func TestSlotsAreCounted(t *testing.T) {
 	samples := i.metrics()
 	require.EqualValues(t, 3, samples["stockroom_slot_limit"])
 	require.EqualValues(t, 1024, samples["stockroom_slot_queue_limit"])
-	require.EqualValues(t, 6, samples[`db_client_connection_max{db_client_connection_pool_name="stockroom"}`])
+	require.EqualValues(t, 7, samples[`db_client_connection_max{db_client_connection_pool_name="stockroom"}`])
 	stats := i.stats()
 	require.EqualValues(t, 3, stats.Queue.Capacity)
 	require.EqualValues(t, 1024, stats.Queue.Length)
-	require.EqualValues(t, 6, stats.Pool.Max)
+	require.EqualValues(t, 7, stats.Pool.Max)
 	require.Equal(t, stats.Pool.Total+1, stats.TrackedConnections.Database, "one is for notices")
 	require.EqualValues(t, 1, stats.TrackedConnections.HTTP)
 

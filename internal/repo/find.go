@@ -46,9 +46,9 @@ const maxRanked = 1000
 func Find(ctx context.Context, u *txn.Unit, s Search, pending []Document) ([]Found, error) {
 	// No sequential scan: the planner takes a common word for a reason to read all,
 	// and does not know what it costs to fetch each vector. What a common word finds is
-	// kept in memory.
+	// kept in memory, and compiled it would be found later.
 	u.Queue(`SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'on', true),
-		set_config('work_mem', '32MB', true)`)
+		set_config('work_mem', '32MB', true), set_config('jit', 'off', true)`)
 	var after Place
 	ranking := 0 // as many as are found say
 	if s.After != nil {

@@ -109,8 +109,14 @@ func (b *bundle) requireClosed(component item.Key) {
 		"Sweep":      func(ctx context.Context) error { _, _, err := b.Sweep(ctx); return err },
 		"Maintain":   func(ctx context.Context) error { _, err := b.Maintain(ctx, store.Maintenance{}); return err },
 		"FlushMarks": b.FlushMarks,
-		"On":         nil, // these two ask nobody
-		"Usage":      nil,
+		"Search": func(ctx context.Context) error {
+			_, err := b.Search(ctx, ask(b.t, "n"))
+			return err
+		},
+		"MakeDocuments":    func(ctx context.Context) error { _, err := b.MakeDocuments(ctx); return err },
+		"CompareDocuments": func(ctx context.Context) error { _, err := b.CompareDocuments(ctx); return err },
+		"On":               nil, // these two ask nobody
+		"Usage":            nil,
 	}
 	var methods []string
 	for method := range reflect.TypeFor[*store.Store]().Methods() {

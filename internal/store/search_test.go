@@ -150,6 +150,20 @@ func TestSearchPutsTheObviousFirst(t *testing.T) {
 	}
 }
 
+// Whatever else a longer name has to offer.
+func TestSearchPutsTheNameItselfFirst(t *testing.T) {
+	t.Parallel()
+	b := setup(t, store.Options{})
+	for name, source := range map[string]string{"tab": "nothing", "tabular": "tab tab tab", "tabs": "tab tabs tab", "a-tab": "tab"} {
+		_, err := b.Put(t.Context(), value(t, key(t, "component:react:"+name), source), nil, item.Precondition{})
+		require.NoError(t, err)
+	}
+	results, err := b.Search(t.Context(), ask(t, "tab"))
+	require.NoError(t, err)
+	require.Equal(t, "tab", namesOf(results)[0], "%v", results)
+	require.Equal(t, "a-tab", namesOf(results)[3])
+}
+
 // finds tells whether a search for q finds the item k.
 func finds(ctx context.Context, s *store.Store, q string, k item.Key) (bool, error) {
 	query, err := search.ParseQuery(q)
@@ -321,6 +335,34 @@ func TestSearchCatchesUp(t *testing.T) {
 	require.True(t, results.More)
 	require.False(t, results.Incomplete)
 	require.GreaterOrEqual(t, scan[int](t, b.other, `SELECT count(*) FROM search_documents`), 250)
+}
+
+// More than is ranked by all its words is still one list, names first.
+func TestSearchFindsVeryMuch(t *testing.T) {
+	t.Parallel()
+	b := setup(t, store.Options{})
+	b.backlog(1200)
+	_, err := b.Put(t.Context(), value(t, key(t, "component:vue:a-backlog"), "x"), nil, item.Precondition{})
+	require.NoError(t, err)
+	b.makeDocuments()
+	asked, all := ask(t, "backlog"), []string{}
+	asked.Limit = 100
+	for {
+		results, err := b.Search(t.Context(), asked)
+		require.NoError(t, err)
+		all = append(all, namesOf(results)...)
+		if !results.More {
+			break
+		}
+		place := results.List[len(results.List)-1].Place
+		require.True(t, place.Brief)
+		asked.After = &place
+		// What was found is less now, and ranked as before all the same.
+		b.exec(`DELETE FROM search_documents WHERE key IN (SELECT key FROM search_documents WHERE framework = 'vue' OR key <= $1 COLLATE "C")`, place.Key)
+	}
+	require.Len(t, all, 1201)
+	require.Equal(t, "a-backlog", all[0])
+	require.True(t, slices.IsSorted(all[1:]), "in the order of their keys")
 }
 
 // Where it cannot, it finds what was written last, and says that it lacks something.
