@@ -34,7 +34,7 @@ func anyJSON(depth int) *rapid.Generator[any] {
 		rapid.MapOfN(textOr("content", "path", "name"), anyJSON(depth-1), 0, 3).AsAny())...)
 }
 
-var fileTypes = []string{"registry:ui", "registry:page", "registry:file", "registry:lib", "registry:of-tomorrow"}
+var fileTypes = []string{"registry:ui", "registry:page", "registry:file", "registry:lib", "registry:internal"}
 
 func anyFile(t *rapid.T) map[string]any {
 	file := map[string]any{"path": anyText().Draw(t, "path"), "type": rapid.SampledFrom(fileTypes).Draw(t, "file type")}
@@ -58,7 +58,7 @@ func anyItem(t *rapid.T) map[string]any {
 	record := rapid.MapOfN(anyText(), anyText(), 0, 3).AsAny()
 	o := map[string]any{
 		"name": rapid.StringMatching(`[a-z][-a-z0-9_.]{0,20}[0-9]`).Draw(t, "name"),
-		"type": rapid.SampledFrom([]string{"registry:block", "registry:ui", "registry:example", "registry:of-tomorrow"}).Draw(t, "type"),
+		"type": rapid.SampledFrom([]string{"registry:block", "registry:ui", "registry:example", "registry:internal"}).Draw(t, "type"),
 	}
 	for _, name := range []string{"dependencies", "devDependencies", "registryDependencies"} {
 		maybe(t, o, name, texts)

@@ -104,11 +104,12 @@ func TestRoundTripOfCorners(t *testing.T) {
 		`{"name":"a","type":"registry:block","categories":["` + strings.Repeat("é", 51) + `","two"]}`,
 		`{"name":"a","type":"registry:ui","categories":["one"],"title":"","docs":"d","description":"a component's own","dependencies":[],"devDependencies":["x"],"registryDependencies":["@acme/x"]}`,
 		`{"name":"a","type":"registry:ui","meta":{"n":[1.10,12345678901234567890,1e400,-0]},"unheard-of":{"z":null},"framework":"vue","registryItem":1}`,
-		`{"name":"a","type":"registry:of-tomorrow","files":[{"path":"a","type":"registry:of-tomorrow"}]}`,
+		`{"name":"a","type":"registry:item","files":[{"path":"a","type":"registry:internal"}]}`,
 		`{"name":"a","type":"registry:theme","cssVars":{"theme":{"r":"1"},"light":{},"dark":{"x":"y"},"more":1},"tailwind":{"config":{"content":["a"],"theme":{"x":{"y":1}},"plugins":[]}}}`,
 		`{"name":"a","type":"registry:style","extends":"none","css":{"@layer base":{"body":{"color":"red"},"@apply x":{}},"@import 'a'":"","b":["c",{"d":"e"}]},"envVars":{"A":"b"}}`,
 		`{"name":"a","type":"registry:font","font":{"family":"'Inter'","provider":"google","import":"Inter","variable":"--font","weight":["400"]}}`,
 		`{"name":"a","type":"registry:base","config":{"style":"new-york","iconLibrary":"lucide","rsc":true,"tailwind":{"baseColor":"neutral"},"aliases":{"ui":"@/ui"}}}`,
+		`{"name":"a","type":"registry:base","config":{"rsc":null,"tsx":"yes","rtl":1,"menuColor":"inverted","menuAccent":"bold","tailwind":{"cssVariables":false,"more":1},"aliases":{"more":1},"registries":{"@a":"http://a/{name}","@b":{"url":"{name}","params":{"a":"b"},"headers":{},"more":1}}}}`,
 		`{"name":"a","type":"registry:ui","font":5,"config":"of no meaning here"}`,
 	} {
 		value := requireRoundTrip(t, []byte(body))
@@ -145,6 +146,7 @@ func TestDecodeFaults(t *testing.T) {
 	t.Parallel()
 	deep := func(n int) string { return strings.Repeat("[", n) + strings.Repeat("]", n) }
 	with := func(members string) string { return `{"name":"a","type":"registry:ui",` + members + `}` }
+	base := func(members string) string { return `{"name":"a","type":"registry:base","config":{` + members + `}}` }
 	for name, tc := range map[string]struct {
 		body    string
 		code    item.Code
@@ -189,6 +191,17 @@ func TestDecodeFaults(t *testing.T) {
 		"font without font":       {`{"name":"a","type":"registry:font"}`, item.CodeMissingField, "/font"},
 		"font of another":         {`{"font":{"family":"f","provider":"p","import":"i","variable":"v"},"name":"a","type":"registry:font"}`, item.CodeInvalidValue, "/font/provider"},
 		"config number":           {`{"name":"a","type":"registry:base","config":{"style":1}}`, item.CodeWrongType, "/config/style"},
+		"type of tomorrow":        {`{"name":"a","type":"registry:of-tomorrow"}`, item.CodeInvalidValue, "/type"},
+		"file type of tomorrow":   {with(`"files":[{"path":"x","type":"registry:of-tomorrow"}]`), item.CodeInvalidValue, "/files/0/type"},
+		"config with more":        {base(`"colour":"red"`), item.CodeUnknownField, "/config/colour"},
+		"config of a menu":        {base(`"menuColor":"red"`), item.CodeInvalidValue, "/config/menuColor"},
+		"config of an accent":     {base(`"menuAccent":""`), item.CodeInvalidValue, "/config/menuAccent"},
+		"config of variables":     {base(`"tailwind":{"cssVariables":"yes"}`), item.CodeWrongType, "/config/tailwind/cssVariables"},
+		"registry without @":      {base(`"registries":{"a":"{name}"}`), item.CodeInvalidValue, "/config/registries/a"},
+		"registry without name":   {base(`"registries":{"@a":"http://a"}`), item.CodeInvalidValue, "/config/registries/@a"},
+		"registry without URL":    {base(`"registries":{"@a":{}}`), item.CodeMissingField, "/config/registries/@a/url"},
+		"registry of a number":    {base(`"registries":{"@a":1}`), item.CodeWrongType, "/config/registries/@a"},
+		"header of a number":      {base(`"registries":{"@a":{"url":"{name}","headers":{"b":1}}}`), item.CodeWrongType, "/config/registries/@a/headers/b"},
 		"the first fault":         {with(`"title":1,"docs":2,"files":{}`), item.CodeWrongType, "/title"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -57,6 +59,20 @@ func textThat(want string, ok func(string) bool) rule {
 	}
 }
 
+// oneOf is text that is one of some words.
+func oneOf(words ...string) rule {
+	return textThat("one of "+strings.Join(words, ", "), func(got string) bool { return slices.Contains(words, got) })
+}
+
+func boolean(dec *jsontext.Decoder) error {
+	switch dec.PeekKind() {
+	case jsontext.KindTrue, jsontext.KindFalse:
+		return dec.SkipValue()
+	default:
+		return wrongType(dec, "true or false")
+	}
+}
+
 func anything(dec *jsontext.Decoder) error {
 	_, err := item.ReadRaw(dec)
 	return err
@@ -103,6 +119,21 @@ func recordOf(value rule) rule {
 
 // fields are the rules of an object's members. A member without a rule may be anything.
 type fields map[string]rule
+
+// onlyKnown is an object that obeys the rules of its fields and has no other members.
+func onlyKnown(known fields) rule {
+	return func(dec *jsontext.Decoder) error {
+		return item.ReadObject(dec, func(name string) error {
+			if rule, ok := known[name]; ok {
+				return rule(dec)
+			}
+			if err := dec.SkipValue(); err != nil {
+				return err
+			}
+			return faultAt(dec, item.CodeUnknownField, fmt.Sprintf("there is no field %q here", name))
+		})
+	}
+}
 
 // objectOf is an object that has the required members and obeys the rules of its fields.
 func objectOf(known fields, required ...string) rule {

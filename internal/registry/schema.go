@@ -1,14 +1,16 @@
 package registry
 
 import (
-	"regexp"
+	"slices"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/stockroom/stockroom/internal/item"
 )
 
-// The types of item and file that mean something here. The CLI knows more, and
-// any other `registry:<word>` is kept as it is: a newer CLI may know it.
+// The types of item and file that mean something here.
 const (
 	typeBlock     = "registry:block"
 	typeComponent = "registry:component"
@@ -18,6 +20,13 @@ const (
 	typePage      = "registry:page"
 	typeFile      = "registry:file"
 )
+
+// registryTypes are all types of item and file that the CLI knows. One that it does
+// not know it refuses, and the whole catalogue with it.
+var registryTypes = []string{
+	"registry:lib", typeBlock, typeComponent, "registry:ui", "registry:hook", typePage, typeFile, "registry:theme",
+	"registry:style", "registry:item", typeBase, typeFont, typeExample, "registry:internal",
+}
 
 // schemaURL is the $schema of items that did not come with one of their own.
 const schemaURL = "https://ui.shadcn.com/schema/registry-item.json"
@@ -66,10 +75,20 @@ func itemRule(itemType string) rule {
 	return objectOf(known, required...)
 }
 
-// isRegistryType tells whether a type has the form that all types have.
-var isRegistryType = regexp.MustCompile(`^registry:[a-z][a-z0-9-]*$`).MatchString
+// isRegistryType tells whether the CLI knows a type.
+func isRegistryType(got string) bool { return slices.Contains(registryTypes, got) }
 
-const registryTypeForm = `"registry:" and a word, such as registry:ui`
+// FullType returns a type with its prefix, which people leave out: ui is registry:ui.
+func FullType(itemType string) string {
+	if strings.HasPrefix(itemType, typePrefix) {
+		return itemType
+	}
+	return typePrefix + itemType
+}
+
+const typePrefix = "registry:"
+
+var registryTypeForm = "one of " + strings.Join(registryTypes, ", ")
 
 // needsTarget tells whether a file of the type must say where it goes, since
 // nothing else decides it.
@@ -89,7 +108,7 @@ func file(dec *jsontext.Decoder) error {
 			hasTarget = true
 			return text(dec)
 		},
-	}, "path", "type")(dec)
+	}, "type", "path")(dec)
 	if err == nil && needsTarget(fileType) && !hasTarget {
 		return missingField(dec, "target")
 	}
@@ -111,15 +130,22 @@ var (
 		"selector":   text,
 		"dependency": text,
 	}, "family", "provider", "import", "variable")
-	// config is a part of the CLI's components.json.
-	config = objectOf(fields{
+	// config is a part of the CLI's components.json. It alone may have no members but
+	// those that are known.
+	config = onlyKnown(fields{
 		"$schema":     text,
 		"style":       text,
+		"rsc":         anything, // the CLI makes a boolean of whatever it finds
+		"tsx":         anything,
+		"rtl":         anything,
 		"iconLibrary": text,
-		"tailwind":    objectOf(fields{"config": text, "css": text, "baseColor": text, "prefix": text}),
+		"menuColor":   oneOf("default", "inverted", "default-translucent", "inverted-translucent"),
+		"menuAccent":  oneOf("subtle", "bold"),
+		"tailwind":    objectOf(fields{"config": text, "css": text, "baseColor": text, "cssVariables": boolean, "prefix": text}),
 		"aliases":     objectOf(fields{"components": text, "utils": text, "ui": text, "lib": text, "hooks": text}),
-		"registries":  recordOf(anything),
+		"registries":  registries,
 	})
+	registryURL = textThat("a URL with {name} in it", func(got string) bool { return strings.Contains(got, "{name}") })
 )
 
 // css is a declaration, a list of them, or a rule with more of these inside.
@@ -144,5 +170,27 @@ func cssListed(dec *jsontext.Decoder) error {
 		return recordOf(text)(dec)
 	default:
 		return wrongType(dec, "a string or an object of strings")
+	}
+}
+
+// registries are where the names behind an @ are fetched from.
+func registries(dec *jsontext.Decoder) error {
+	return item.ReadObject(dec, func(name string) error {
+		err := registryAddress(dec)
+		if err == nil && !strings.HasPrefix(name, "@") {
+			return faultAt(dec, item.CodeInvalidValue, "the name of a registry must begin with @")
+		}
+		return err
+	})
+}
+
+func registryAddress(dec *jsontext.Decoder) error {
+	switch dec.PeekKind() {
+	case jsontext.KindString:
+		return registryURL(dec)
+	case jsontext.KindBeginObject:
+		return objectOf(fields{"url": registryURL, "params": recordOf(text), "headers": recordOf(text)}, "url")(dec)
+	default:
+		return wrongType(dec, "a URL or an object with one")
 	}
 }
