@@ -655,6 +655,29 @@ type Operation struct {
 	Touch *TouchOperation `json:"touch,omitempty"`
 }
 
+// Pagination Where a page of the catalogue stands.
+type Pagination struct {
+	// Total How many items there are in all, of those that were asked for.
+	//
+	// Examples: 365
+	Total int64 `json:"total"`
+
+	// Offset How many of them come before the page.
+	//
+	// Examples: 100
+	Offset int64 `json:"offset"`
+
+	// Limit The most items that the page could have.
+	//
+	// Examples: 100
+	Limit int64 `json:"limit"`
+
+	// HasMore Whether more items come behind the page.
+	//
+	// Examples: true
+	HasMore bool `json:"hasMore"`
+}
+
 // PoolStats The pool of connections to the database.
 type PoolStats struct {
 	// Max How many connections it may have.
@@ -1039,6 +1062,18 @@ type TransactionResult struct {
 // CacheControlHeader defines model for CacheControlHeader.
 type CacheControlHeader = string
 
+// CatalogueLimitQuery defines model for CatalogueLimitQuery.
+type CatalogueLimitQuery = int
+
+// CatalogueOffsetQuery defines model for CatalogueOffsetQuery.
+type CatalogueOffsetQuery = int
+
+// CatalogueQQuery defines model for CatalogueQQuery.
+type CatalogueQQuery = string
+
+// CatalogueTypeQuery defines model for CatalogueTypeQuery.
+type CatalogueTypeQuery = string
+
 // CategoryQuery defines model for CategoryQuery.
 type CategoryQuery = string
 
@@ -1066,6 +1101,9 @@ type LimitQuery = int
 // NamePath defines model for NamePath.
 type NamePath = string
 
+// NamespaceQuery defines model for NamespaceQuery.
+type NamespaceQuery = string
+
 // PatternQuery defines model for PatternQuery.
 type PatternQuery = string
 
@@ -1086,6 +1124,9 @@ type SearchLimitQuery = int
 
 // SearchQuery defines model for SearchQuery.
 type SearchQuery = string
+
+// StylePath defines model for StylePath.
+type StylePath = string
 
 // TTLQuery defines model for TTLQuery.
 type TTLQuery = int64

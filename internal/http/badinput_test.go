@@ -542,9 +542,13 @@ func TestBadRegistryItems(t *testing.T) {
 func TestNameOfTheCatalogue(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	b.put("/r/f/registry.json", `{"name":"registry","type":"registry:ui"}`, marked(bad)).
-		fails(http.StatusUnprocessableEntity, "invalid_value", at("/name", "invalid_value")...)
+	for _, path := range []string{"/r/f/registry.json", "/r/f/registry%2Ejson"} {
+		a := b.put(path, `{"name":"registry","type":"registry:ui"}`, marked(bad))
+		a.fails(http.StatusMethodNotAllowed, "method_not_allowed")
+		require.Equal(t, "GET", a.header.Get("Allow"))
+	}
 	b.put("/v1/components/f/registry", `{"sourceCode":""}`).is(http.StatusCreated) // under /v1 it is a name as any other
+	require.Empty(t, decode[catalogue](b.get("/r/f/registry.json").is(http.StatusOK)).Items)
 }
 
 func TestBadParameters(t *testing.T) {

@@ -64,7 +64,7 @@ func query(r *http.Request, known ...string) (url.Values, error) {
 	}
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		return nil, &apiError{codeInvalidParameter, "the query cannot be read: it has a broken percent-encoding or a semicolon"}
+		return nil, errQuery
 	}
 	for name, list := range values {
 		switch {
@@ -76,6 +76,8 @@ func query(r *http.Request, known ...string) (url.Values, error) {
 	}
 	return values, nil
 }
+
+var errQuery = &apiError{codeInvalidParameter, "the query cannot be read: it has a broken percent-encoding or a semicolon"}
 
 // ttlParam returns the parameter ttl, or nil where there is none.
 func ttlParam(values url.Values) (*item.TTL, error) {

@@ -111,8 +111,12 @@ func newServer(config Config, deps Dependencies) *server {
 	s.route(auth.Read, http.MethodGet, "/v1/search", s.search)
 	s.route(auth.Admin, http.MethodGet, "/v1/stats", s.getStats)
 	s.route(auth.Admin, http.MethodPost, "/v1/maintenance", s.maintain)
+	s.route(auth.Read, http.MethodGet, registryPath+"{framework}/registry.json", s.getCatalogue)
 	s.route(auth.Read, http.MethodGet, registryPath+"{framework}/{file}", s.getRegistryItem)
 	s.route(auth.Write, http.MethodPut, registryPath+"{framework}/{file}", s.putRegistryItem)
+	// What the CLI asks where REGISTRY_URL is /r/{framework}.
+	s.route(auth.Read, http.MethodGet, registryPath+"{framework}/styles/{style}/registry.json", s.getCatalogue)
+	s.route(auth.Read, http.MethodGet, registryPath+"{framework}/styles/{style}/{file}", s.getRegistryItem)
 	return s
 }
 

@@ -21,40 +21,29 @@ func Encode(key item.Key, stored []byte) ([]byte, error) {
 	return o.json(), nil
 }
 
-// Summary is what the catalogue says of an item.
-type Summary struct {
-	Type        string
-	Title       string // "" where there is none
-	Description string // "" where there is none
-	JSON        []byte // the item as Encode returns it, but without the content of its files
-}
-
-// Summarize returns the summary of the item that Encode returns.
-func Summarize(key item.Key, stored []byte) (Summary, error) {
-	o, err := itemOf(key, stored)
+// Summarize returns what the catalogue shows of a component or block: the item that
+// Encode returns, without the content of its files. Of a component's source only whether
+// there is any counts.
+func Summarize(value item.Value) ([]byte, error) {
+	o, err := itemOfValue(value)
 	if err != nil {
-		return Summary{}, err
+		return nil, err
 	}
 	if raw := o.get("files"); raw != nil {
 		files, err := parseArray(raw)
 		if err != nil {
-			return Summary{}, err
+			return nil, err
 		}
 		for i := range files {
 			file, err := parseObject(files[i])
 			if err != nil {
-				return Summary{}, err
+				return nil, err
 			}
 			files[i] = file.without("content").json()
 		}
 		o = o.with("files", arrayJSON(files))
 	}
-	var s Summary
-	s.Type, _ = o.text("type")
-	s.Title, _ = o.text("title")
-	s.Description, _ = o.text("description")
-	s.JSON = o.json()
-	return s, nil
+	return o.json(), nil
 }
 
 func itemOf(key item.Key, stored []byte) (object, error) {
@@ -65,6 +54,10 @@ func itemOf(key item.Key, stored []byte) (object, error) {
 	if err != nil {
 		return nil, fmt.Errorf("registry: read the stored %s: %w", key, err)
 	}
+	return itemOfValue(value)
+}
+
+func itemOfValue(value item.Value) (object, error) {
 	// What is kept is the caller's own JSON and may have been written through
 	// /v1 by anyone. Where no item can be made of it, it is left aside.
 	if kept := keptIn(value); kept != nil {

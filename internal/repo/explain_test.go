@@ -33,7 +33,7 @@ func fill(b *bundle) {
 		`INSERT INTO components (name, framework, source_code, dependencies, bytes, etag, created_at, updated_at, cached_at, accessed_at, expires_at)
 			SELECT ` + name + `, ` + framework + `, ` + text + `, '["a"]', 512, md5(i::text), ` + times + ` FROM generate_series(1, $1) i`,
 		`INSERT INTO blocks (name, framework, category, files, bytes, etag, created_at, updated_at, cached_at, accessed_at, expires_at)
-			SELECT ` + name + `, ` + framework + `, 'category-' || i % 20, ` + text + `, 512, md5(i::text), ` + times + ` FROM generate_series(1, $1) i`,
+			SELECT ` + name + ` || CASE WHEN i % 3 = 0 THEN '' ELSE 'b' END, ` + framework + `, 'category-' || i % 20, ` + text + `, 512, md5(i::text), ` + times + ` FROM generate_series(1, $1) i`,
 		`INSERT INTO entries (key, value, bytes, etag, created_at, updated_at, cached_at, accessed_at, expires_at)
 			SELECT 'metadata:' || ` + name + `, ` + text + `, 512, md5(i::text), ` + times + ` FROM generate_series(1, $1) i`,
 	} {
@@ -102,6 +102,22 @@ func TestStatementsUseIndexes(t *testing.T) { //nolint:tparallel // the subtests
 			return err
 		}
 	}
+	catalogue := func(q repo.CatalogueQuery, offset int) run {
+		q.Framework = "react"
+		return func(ctx context.Context, u *txn.Unit) error {
+			found, err := repo.Catalogue(ctx, u, q, offset, 100)
+			require.Len(t, found, 100)
+			return err
+		}
+	}
+	catalogueSize := func(q repo.CatalogueQuery, least int64) run {
+		q.Framework = "react"
+		return func(ctx context.Context, u *txn.Unit) error {
+			n, err := repo.CatalogueSize(ctx, u, q)
+			require.GreaterOrEqual(t, n, least)
+			return err
+		}
+	}
 	find := func(q string, change func(*repo.Search)) run {
 		return func(ctx context.Context, u *txn.Unit) error {
 			query, err := search.ParseQuery(q)
@@ -149,6 +165,15 @@ func TestStatementsUseIndexes(t *testing.T) { //nolint:tparallel // the subtests
 		"orphans": func(ctx context.Context, u *txn.Unit) error {
 			next, err := repo.DeleteOrphans(ctx, u, []string{"8", "", ""}, 1000)
 			require.NotNil(t, next)
+			return err
+		},
+		"catalogue":       catalogue(repo.CatalogueQuery{}, 0),
+		"catalogue, deep": catalogue(repo.CatalogueQuery{}, 50_000),
+		"catalogue size":  catalogueSize(repo.CatalogueQuery{}, 90_000),
+		"catalogued": func(ctx context.Context, u *txn.Unit) error {
+			n := 0
+			err := repo.EachCatalogued(ctx, u, mixed(50), func(item.Value) error { n++; return nil })
+			require.Equal(t, 100, n)
 			return err
 		},
 		"get": each(func(ctx context.Context, u *txn.Unit, key item.Key) error {
@@ -303,6 +328,8 @@ var wanted = map[string]struct {
 	"expired":    {indexes: []string{"components_expires_at_idx", "blocks_expires_at_idx", "entries_expires_at_idx", "components_key_idx", "blocks_key_idx", "entries_pkey"}, sorted: true},
 	"oldest":     {indexes: []string{"components_accessed_at_idx", "blocks_accessed_at_idx", "entries_accessed_at_idx"}},
 	"evict":      {indexes: []string{"components_accessed_at_idx", "blocks_accessed_at_idx", "entries_accessed_at_idx", "components_key_idx", "blocks_key_idx", "entries_pkey"}, sorted: true},
+	"catalogue":  {indexes: []string{"components_key_idx", "blocks_key_idx"}},
+	"catalogued": {indexes: []string{"components_key_idx", "blocks_key_idx"}},
 	"count":      {indexes: []string{"components_expires_at_idx", "blocks_expires_at_idx", "entries_expires_at_idx"}},
 	"frameworks": {indexes: []string{"components_key_idx", "blocks_key_idx"}},
 	"all":        {indexes: []string{"components_key_idx", "blocks_key_idx", "entries_pkey"}, sorted: true},
@@ -336,6 +363,8 @@ func checkIndexes(t testing.TB, name string, nodes []planNode, plan string) {
 		}
 		switch {
 		case strings.HasPrefix(name, "frameworks") && node.Relation != "":
+			require.Equal(t, "Index Only Scan", node.Type, plan)
+		case first == "catalogue" && node.Relation != "":
 			require.Equal(t, "Index Only Scan", node.Type, plan)
 		case strings.HasPrefix(name, "list blocks by category") && node.Relation != "":
 			require.Equal(t, "blocks_category_idx", node.Index, plan)

@@ -78,6 +78,10 @@ func (b *bundle) requireClosed(component item.Key) {
 			_, err := b.GetPublished(ctx, "f", "n", false)
 			return err
 		},
+		"Catalogue": func(ctx context.Context) error {
+			_, _, err := b.Catalogue(ctx, store.CatalogueQuery{Framework: "f"}, 0, 1)
+			return err
+		},
 		"Metadata": func(ctx context.Context) error { _, err := b.Metadata(ctx, component); return err },
 		"Put": func(ctx context.Context) error {
 			_, err := b.Put(ctx, value(b.t, component, "y"), nil, item.Precondition{})

@@ -4,6 +4,7 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -382,6 +383,39 @@ func (s *Store) GetPublished(ctx context.Context, framework, name string, fresh 
 		return get(ctx, block)
 	}
 	return stored, err
+}
+
+// CatalogueQuery says which items of a framework a catalogue has.
+type CatalogueQuery = repo.CatalogueQuery
+
+// Catalogue returns what the catalogue shows of limit items behind the first offset, each
+// as JSON, and how many there are in all, as of one moment. That is no access to them.
+func (s *Store) Catalogue(ctx context.Context, q CatalogueQuery, offset, limit int) (items []json.RawMessage, total int64, err error) {
+	err = s.units.Read(ctx, func(ctx context.Context, u *txn.Unit) error {
+		keys, err := repo.Catalogue(ctx, u, q, offset, limit)
+		if err != nil {
+			return err
+		}
+		// A page that is not full ends where the catalogue does.
+		total = int64(offset + len(keys))
+		if len(keys) == limit || (len(keys) == 0 && offset > 0) {
+			if total, err = repo.CatalogueSize(ctx, u, q); err != nil {
+				return err
+			}
+		}
+		summaries := make(map[item.Key]json.RawMessage, len(keys))
+		err = repo.EachCatalogued(ctx, u, keys, func(value item.Value) error {
+			summary, err := registry.Summarize(value)
+			summaries[value.Key] = summary
+			return err
+		})
+		items = make([]json.RawMessage, len(keys))
+		for i, key := range keys {
+			items[i] = summaries[key]
+		}
+		return err
+	})
+	return items, total, err
 }
 
 // Publish stores a value made of a registry item, with ttl as in Put. Where an

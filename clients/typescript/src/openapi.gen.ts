@@ -726,6 +726,48 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/r/{framework}/registry.json": {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description An id of the caller's own for the request, 1 to 128 of the characters `A-Z a-z 0-9 . _ -`. It comes back in
+                 *     the answer and stands in the server's log. Any other value is not refused: the server makes an id instead.
+                 * @example build-7421.3
+                 */
+                "X-Request-Id"?: components["parameters"]["RequestIDHeader"];
+            };
+            path: {
+                /**
+                 * @description The framework, 1 to 50 characters, without `:` and control characters, and not `.` or `..`.
+                 * @example react
+                 */
+                framework: components["parameters"]["FrameworkPath"];
+            };
+            cookie?: never;
+        };
+        /**
+         * Get the catalogue
+         * @description Answers a page of the framework's components and blocks as shadcn registry items without the content of their
+         *     files, in the form of a shadcn `registry.json`. It is what the CLI's `search` and `list` and its MCP server
+         *     ask for, and they trust its `pagination`. A framework that holds nothing has an empty catalogue. Where `/v1`
+         *     has put both a component and a block of one name, the component is what the catalogue has.
+         *
+         *     Items stand in the order of the bytes of their names. With `q` the best stand first: the item of that name,
+         *     then those whose names begin with it, then those whose names hold all the words, then the others.
+         *
+         *     All of the page is as of one moment. It is no access to the items. Unknown query parameters are ignored, for
+         *     the CLI may add its own. Needs the scope `read`.
+         */
+        get: operations["getCatalogue"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/r/{framework}/{name}.json": {
         parameters: {
             query?: never;
@@ -778,6 +820,91 @@ export interface paths {
          *     Needs the scope `write`.
          */
         put: operations["putRegistryItem"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/r/{framework}/styles/{style}/registry.json": {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description An id of the caller's own for the request, 1 to 128 of the characters `A-Z a-z 0-9 . _ -`. It comes back in
+                 *     the answer and stands in the server's log. Any other value is not refused: the server makes an id instead.
+                 * @example build-7421.3
+                 */
+                "X-Request-Id"?: components["parameters"]["RequestIDHeader"];
+            };
+            path: {
+                /**
+                 * @description The framework, 1 to 50 characters, without `:` and control characters, and not `.` or `..`.
+                 * @example react
+                 */
+                framework: components["parameters"]["FrameworkPath"];
+                /**
+                 * @description The style of the CLI's project, of which nothing depends here.
+                 * @example new-york-v4
+                 */
+                style: components["parameters"]["StylePath"];
+            };
+            cookie?: never;
+        };
+        /**
+         * Get the catalogue, as the CLI's own registry
+         * @description The same as `/r/{framework}/registry.json`: where the CLI looks for the catalogue of its own registry if the
+         *     environment variable `REGISTRY_URL` is this server's `/r/{framework}`. Needs the scope `read`.
+         */
+        get: operations["getCatalogueOfStyle"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/r/{framework}/styles/{style}/{name}.json": {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description An id of the caller's own for the request, 1 to 128 of the characters `A-Z a-z 0-9 . _ -`. It comes back in
+                 *     the answer and stands in the server's log. Any other value is not refused: the server makes an id instead.
+                 * @example build-7421.3
+                 */
+                "X-Request-Id"?: components["parameters"]["RequestIDHeader"];
+            };
+            path: {
+                /**
+                 * @description The framework, 1 to 50 characters, without `:` and control characters, and not `.` or `..`.
+                 * @example react
+                 */
+                framework: components["parameters"]["FrameworkPath"];
+                /**
+                 * @description The style of the CLI's project, of which nothing depends here.
+                 * @example new-york-v4
+                 */
+                style: components["parameters"]["StylePath"];
+                /**
+                 * @description The name of the component or the block, 1 to 100 characters, without `:` and control characters, and not `.`
+                 *     or `..`. The key that it makes with the kind and the framework has at most 255 bytes.
+                 * @example button
+                 */
+                name: components["parameters"]["NamePath"];
+            };
+            cookie?: never;
+        };
+        /**
+         * Get a registry item, as the CLI's own registry
+         * @description The same as `/r/{framework}/{name}.json`: where the CLI looks for a registry dependency without a namespace if
+         *     the environment variable `REGISTRY_URL` is this server's `/r/{framework}`. It sends no API key there; where
+         *     the server wants one, let the parameter `namespace` do the same. Needs the scope `read`.
+         */
+        get: operations["getRegistryItemOfStyle"];
+        put?: never;
         post?: never;
         delete?: never;
         options?: never;
@@ -1987,8 +2114,9 @@ export interface components {
             /**
              * @description What the file is.
              * @example registry:ui
+             * @enum {string}
              */
-            type: string;
+            type: "registry:lib" | "registry:block" | "registry:component" | "registry:ui" | "registry:hook" | "registry:page" | "registry:file" | "registry:theme" | "registry:style" | "registry:item" | "registry:base" | "registry:font" | "registry:example" | "registry:internal";
             /**
              * @description Where the file goes in the project, empty for the usual place.
              * @example components/ui/button.tsx
@@ -2016,8 +2144,9 @@ export interface components {
             /**
              * @description What the item is. `registry:block` is a block, every other type a component.
              * @example registry:ui
+             * @enum {string}
              */
-            type: string;
+            type: "registry:lib" | "registry:block" | "registry:component" | "registry:ui" | "registry:hook" | "registry:page" | "registry:file" | "registry:theme" | "registry:style" | "registry:item" | "registry:base" | "registry:font" | "registry:example" | "registry:internal";
             /**
              * @description The item's title, for people.
              * @example Button
@@ -2194,6 +2323,67 @@ export interface components {
         } & {
             [key: string]: unknown;
         };
+        /** @description A page of a framework's registry items, by the schema of shadcn's `registry.json`. */
+        Catalogue: {
+            /**
+             * @description The schema that it follows.
+             * @example https://ui.shadcn.com/schema/registry.json
+             */
+            $schema: string;
+            /**
+             * @description The framework.
+             * @example react
+             */
+            name: string;
+            /**
+             * @description The address of the catalogue, by the `Host` of the request.
+             * @example http://127.0.0.1:8080/r/react/registry.json
+             */
+            homepage: string;
+            /**
+             * @description The items of the page, without the content of their files.
+             * @example [
+             *       {
+             *         "name": "button",
+             *         "type": "registry:ui",
+             *         "files": [
+             *           {
+             *             "path": "ui/button.tsx",
+             *             "type": "registry:ui"
+             *           }
+             *         ]
+             *       }
+             *     ]
+             */
+            items: components["schemas"]["RegistryItem"][];
+            pagination: components["schemas"]["Pagination"];
+        };
+        /** @description Where a page of the catalogue stands. */
+        Pagination: {
+            /**
+             * Format: int64
+             * @description How many items there are in all, of those that were asked for.
+             * @example 365
+             */
+            total: number;
+            /**
+             * Format: int64
+             * @description How many of them come before the page.
+             * @example 100
+             */
+            offset: number;
+            /**
+             * Format: int64
+             * @description The most items that the page could have.
+             * @example 100
+             */
+            limit: number;
+            /**
+             * @description Whether more items come behind the page.
+             * @example true
+             */
+            hasMore: boolean;
+        };
         /** @description An error (RFC 9457). Members may be added. */
         Problem: {
             /**
@@ -2314,6 +2504,15 @@ export interface components {
                 "Last-Modified": components["headers"]["LastModified"];
                 "Stockroom-Expires": components["headers"]["StockroomExpires"];
                 "Stockroom-Stale": components["headers"]["StockroomStale"];
+                "X-Request-Id": components["headers"]["RequestID"];
+                [name: string]: unknown;
+            };
+            content?: never;
+        };
+        /** @description The page's ETag is among those of `If-None-Match`. No body. */
+        CatalogueNotModified: {
+            headers: {
+                ETag: components["headers"]["ETag"];
                 "X-Request-Id": components["headers"]["RequestID"];
                 [name: string]: unknown;
             };
@@ -2775,6 +2974,41 @@ export interface components {
          * @example button
          */
         NamePath: string;
+        /**
+         * @description The style of the CLI's project, of which nothing depends here.
+         * @example new-york-v4
+         */
+        StylePath: string;
+        /**
+         * @description Words of at most 200 characters together. Only items in which each of them occurs, as a part of a word and in
+         *     any case, in the name, the title or the description; of these it looks at the first 480 characters together.
+         * @example date picker
+         */
+        CatalogueQQuery: string;
+        /**
+         * @description Only items of these types, separated by commas, with `registry:` or without. A component whose
+         *     `metadata.registryItem` was written through `/v1` and breaks the schema is shown as a `registry:component`, but
+         *     found by the type that it claims.
+         * @example registry:ui,registry:block
+         */
+        CatalogueTypeQuery: string;
+        /**
+         * @description The most items of the page. Absent, 0 or more than 1000, it is 1000, and `pagination` says so.
+         * @example 100
+         */
+        CatalogueLimitQuery: number;
+        /**
+         * @description How many items come before the page.
+         * @example 100
+         */
+        CatalogueOffsetQuery: number;
+        /**
+         * @description The name by which the caller's `components.json` knows this registry. Then `registryDependencies` without a
+         *     namespace, a path or a URL come with this one (`button` as `@acme/button`), so that the CLI fetches them from
+         *     here, with the same API key. To the CLI alone they are items of its own registry.
+         * @example @acme
+         */
+        NamespaceQuery: string;
         /**
          * @description The time to live in whole seconds, 0 to 3155760000 (100 years). 0 never expires. Absent: the server's default.
          * @example 3600
@@ -4358,9 +4592,96 @@ export interface operations {
             503: components["responses"]["ServiceUnavailable"];
         };
     };
+    getCatalogue: {
+        parameters: {
+            query?: {
+                /**
+                 * @description Words of at most 200 characters together. Only items in which each of them occurs, as a part of a word and in
+                 *     any case, in the name, the title or the description; of these it looks at the first 480 characters together.
+                 * @example date picker
+                 */
+                q?: components["parameters"]["CatalogueQQuery"];
+                /**
+                 * @description Only items of these types, separated by commas, with `registry:` or without. A component whose
+                 *     `metadata.registryItem` was written through `/v1` and breaks the schema is shown as a `registry:component`, but
+                 *     found by the type that it claims.
+                 * @example registry:ui,registry:block
+                 */
+                type?: components["parameters"]["CatalogueTypeQuery"];
+                /**
+                 * @description The most items of the page. Absent, 0 or more than 1000, it is 1000, and `pagination` says so.
+                 * @example 100
+                 */
+                limit?: components["parameters"]["CatalogueLimitQuery"];
+                /**
+                 * @description How many items come before the page.
+                 * @example 100
+                 */
+                offset?: components["parameters"]["CatalogueOffsetQuery"];
+                /**
+                 * @description The name by which the caller's `components.json` knows this registry. Then `registryDependencies` without a
+                 *     namespace, a path or a URL come with this one (`button` as `@acme/button`), so that the CLI fetches them from
+                 *     here, with the same API key. To the CLI alone they are items of its own registry.
+                 * @example @acme
+                 */
+                namespace?: components["parameters"]["NamespaceQuery"];
+            };
+            header?: {
+                /**
+                 * @description An id of the caller's own for the request, 1 to 128 of the characters `A-Z a-z 0-9 . _ -`. It comes back in
+                 *     the answer and stands in the server's log. Any other value is not refused: the server makes an id instead.
+                 * @example build-7421.3
+                 */
+                "X-Request-Id"?: components["parameters"]["RequestIDHeader"];
+                /**
+                 * @description Entity tags, or `*` for any. If the item's ETag is among them, the answer is 304 without a body.
+                 * @example "Zk3vQ1mXq0yB8m7cT4hJ2A"
+                 */
+                "If-None-Match"?: components["parameters"]["IfNoneMatchReadHeader"];
+            };
+            path: {
+                /**
+                 * @description The framework, 1 to 50 characters, without `:` and control characters, and not `.` or `..`.
+                 * @example react
+                 */
+                framework: components["parameters"]["FrameworkPath"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The page of the catalogue. */
+            200: {
+                headers: {
+                    ETag: components["headers"]["ETag"];
+                    "X-Request-Id": components["headers"]["RequestID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Catalogue"];
+                };
+            };
+            304: components["responses"]["CatalogueNotModified"];
+            400: components["responses"]["RegistryInvalidRequest"];
+            401: components["responses"]["RegistryUnauthorized"];
+            403: components["responses"]["RegistryForbidden"];
+            405: components["responses"]["RegistryMethodNotAllowed"];
+            429: components["responses"]["RegistryRateLimited"];
+            500: components["responses"]["RegistryInternalError"];
+            503: components["responses"]["RegistryServiceUnavailable"];
+        };
+    };
     getRegistryItem: {
         parameters: {
-            query?: never;
+            query?: {
+                /**
+                 * @description The name by which the caller's `components.json` knows this registry. Then `registryDependencies` without a
+                 *     namespace, a path or a URL come with this one (`button` as `@acme/button`), so that the CLI fetches them from
+                 *     here, with the same API key. To the CLI alone they are items of its own registry.
+                 * @example @acme
+                 */
+                namespace?: components["parameters"]["NamespaceQuery"];
+            };
             header?: {
                 /**
                  * @description An id of the caller's own for the request, 1 to 128 of the characters `A-Z a-z 0-9 . _ -`. It comes back in
@@ -4500,6 +4821,166 @@ export interface operations {
             413: components["responses"]["RegistryTooLarge"];
             415: components["responses"]["RegistryUnsupportedMediaType"];
             422: components["responses"]["RegistryInvalidItem"];
+            429: components["responses"]["RegistryRateLimited"];
+            500: components["responses"]["RegistryInternalError"];
+            503: components["responses"]["RegistryServiceUnavailable"];
+        };
+    };
+    getCatalogueOfStyle: {
+        parameters: {
+            query?: {
+                /**
+                 * @description Words of at most 200 characters together. Only items in which each of them occurs, as a part of a word and in
+                 *     any case, in the name, the title or the description; of these it looks at the first 480 characters together.
+                 * @example date picker
+                 */
+                q?: components["parameters"]["CatalogueQQuery"];
+                /**
+                 * @description Only items of these types, separated by commas, with `registry:` or without. A component whose
+                 *     `metadata.registryItem` was written through `/v1` and breaks the schema is shown as a `registry:component`, but
+                 *     found by the type that it claims.
+                 * @example registry:ui,registry:block
+                 */
+                type?: components["parameters"]["CatalogueTypeQuery"];
+                /**
+                 * @description The most items of the page. Absent, 0 or more than 1000, it is 1000, and `pagination` says so.
+                 * @example 100
+                 */
+                limit?: components["parameters"]["CatalogueLimitQuery"];
+                /**
+                 * @description How many items come before the page.
+                 * @example 100
+                 */
+                offset?: components["parameters"]["CatalogueOffsetQuery"];
+                /**
+                 * @description The name by which the caller's `components.json` knows this registry. Then `registryDependencies` without a
+                 *     namespace, a path or a URL come with this one (`button` as `@acme/button`), so that the CLI fetches them from
+                 *     here, with the same API key. To the CLI alone they are items of its own registry.
+                 * @example @acme
+                 */
+                namespace?: components["parameters"]["NamespaceQuery"];
+            };
+            header?: {
+                /**
+                 * @description An id of the caller's own for the request, 1 to 128 of the characters `A-Z a-z 0-9 . _ -`. It comes back in
+                 *     the answer and stands in the server's log. Any other value is not refused: the server makes an id instead.
+                 * @example build-7421.3
+                 */
+                "X-Request-Id"?: components["parameters"]["RequestIDHeader"];
+                /**
+                 * @description Entity tags, or `*` for any. If the item's ETag is among them, the answer is 304 without a body.
+                 * @example "Zk3vQ1mXq0yB8m7cT4hJ2A"
+                 */
+                "If-None-Match"?: components["parameters"]["IfNoneMatchReadHeader"];
+            };
+            path: {
+                /**
+                 * @description The framework, 1 to 50 characters, without `:` and control characters, and not `.` or `..`.
+                 * @example react
+                 */
+                framework: components["parameters"]["FrameworkPath"];
+                /**
+                 * @description The style of the CLI's project, of which nothing depends here.
+                 * @example new-york-v4
+                 */
+                style: components["parameters"]["StylePath"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The page of the catalogue. */
+            200: {
+                headers: {
+                    ETag: components["headers"]["ETag"];
+                    "X-Request-Id": components["headers"]["RequestID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Catalogue"];
+                };
+            };
+            304: components["responses"]["CatalogueNotModified"];
+            400: components["responses"]["RegistryInvalidRequest"];
+            401: components["responses"]["RegistryUnauthorized"];
+            403: components["responses"]["RegistryForbidden"];
+            405: components["responses"]["RegistryMethodNotAllowed"];
+            429: components["responses"]["RegistryRateLimited"];
+            500: components["responses"]["RegistryInternalError"];
+            503: components["responses"]["RegistryServiceUnavailable"];
+        };
+    };
+    getRegistryItemOfStyle: {
+        parameters: {
+            query?: {
+                /**
+                 * @description The name by which the caller's `components.json` knows this registry. Then `registryDependencies` without a
+                 *     namespace, a path or a URL come with this one (`button` as `@acme/button`), so that the CLI fetches them from
+                 *     here, with the same API key. To the CLI alone they are items of its own registry.
+                 * @example @acme
+                 */
+                namespace?: components["parameters"]["NamespaceQuery"];
+            };
+            header?: {
+                /**
+                 * @description An id of the caller's own for the request, 1 to 128 of the characters `A-Z a-z 0-9 . _ -`. It comes back in
+                 *     the answer and stands in the server's log. Any other value is not refused: the server makes an id instead.
+                 * @example build-7421.3
+                 */
+                "X-Request-Id"?: components["parameters"]["RequestIDHeader"];
+                /**
+                 * @description Entity tags, or `*` for any. If the item's ETag is among them, the answer is 304 without a body.
+                 * @example "Zk3vQ1mXq0yB8m7cT4hJ2A"
+                 */
+                "If-None-Match"?: components["parameters"]["IfNoneMatchReadHeader"];
+                /**
+                 * @description `no-cache` reads the database, past the server's cache. Other directives have no effect.
+                 * @example no-cache
+                 */
+                "Cache-Control"?: components["parameters"]["CacheControlHeader"];
+            };
+            path: {
+                /**
+                 * @description The framework, 1 to 50 characters, without `:` and control characters, and not `.` or `..`.
+                 * @example react
+                 */
+                framework: components["parameters"]["FrameworkPath"];
+                /**
+                 * @description The style of the CLI's project, of which nothing depends here.
+                 * @example new-york-v4
+                 */
+                style: components["parameters"]["StylePath"];
+                /**
+                 * @description The name of the component or the block, 1 to 100 characters, without `:` and control characters, and not `.`
+                 *     or `..`. The key that it makes with the kind and the framework has at most 255 bytes.
+                 * @example button
+                 */
+                name: components["parameters"]["NamePath"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The registry item. */
+            200: {
+                headers: {
+                    ETag: components["headers"]["ETag"];
+                    "Last-Modified": components["headers"]["LastModified"];
+                    "Stockroom-Expires": components["headers"]["StockroomExpires"];
+                    "Stockroom-Stale": components["headers"]["StockroomStale"];
+                    "X-Request-Id": components["headers"]["RequestID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RegistryItem"];
+                };
+            };
+            304: components["responses"]["NotModified"];
+            400: components["responses"]["RegistryInvalidRequest"];
+            401: components["responses"]["RegistryUnauthorized"];
+            403: components["responses"]["RegistryForbidden"];
+            404: components["responses"]["RegistryNotFound"];
+            405: components["responses"]["RegistryMethodNotAllowed"];
             429: components["responses"]["RegistryRateLimited"];
             500: components["responses"]["RegistryInternalError"];
             503: components["responses"]["RegistryServiceUnavailable"];
