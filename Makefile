@@ -65,6 +65,11 @@ test/short: ## run the fast tests
 	@[ -n "$${TEST_DATABASE_URL:-}" ] || scripts/ensure-postgres.sh
 	go test -short -shuffle=on ./...
 
+.PHONY: test/shadcn
+test/shadcn: ## run the shadcn CLI against a server, which make test does as well
+	@[ -n "$${TEST_DATABASE_URL:-}" ] || scripts/ensure-postgres.sh
+	go test -race -shuffle=on -count=1 ./test/shadcn
+
 .PHONY: test/containers
 test/containers: ## run the integration tests on PostgreSQL in a container
 	env -u TEST_DATABASE_URL STOCKROOM_TEST_BACKEND=container \
@@ -161,5 +166,5 @@ image: ## build the container image: IMAGE=, GO_IMAGE=, RUNTIME_IMAGE=
 
 .PHONY: clean
 clean: ## remove what was built or installed here, never data
-	rm -rf bin node_modules tools/openapi/node_modules test/bench/pglite/node_modules test/pglite/node_modules
-	rm -rf clients/typescript/node_modules clients/typescript/dist
+	rm -rf bin node_modules tools/openapi/node_modules test/bench/pglite/node_modules
+	rm -rf test/pglite/node_modules test/shadcn/node_modules clients/typescript/node_modules clients/typescript/dist
