@@ -48,7 +48,7 @@ build: ## build bin/server and bin/import, static
 test: ## run every test, with the race detector
 	@[ -n "$${TEST_DATABASE_URL:-}" ] || scripts/ensure-postgres.sh
 	go test -race -shuffle=on ./...
-	@$(MAKE) --no-print-directory test/typescript
+	@$(MAKE) --no-print-directory test/clients-go test/typescript
 
 .PHONY: test/typescript
 test/typescript: ## run the tests of the TypeScript client: SKIP_NODE=1 leaves them out
@@ -59,6 +59,11 @@ else
 	cd clients/typescript && npm run --silent build && npm run --silent typecheck
 	cd clients/typescript && ../../scripts/with-server.sh --keys npm run --silent test
 endif
+
+.PHONY: test/clients-go
+test/clients-go: ## run the tests of the Go client, on a server of their own
+	@env -u DATABASE_URL scripts/ensure-postgres.sh
+	go -C clients/go test -race -shuffle=on ./...
 
 .PHONY: test/short
 test/short: ## run the fast tests
@@ -126,6 +131,7 @@ lint: lint/go lint/openapi ## check the code and openapi.yaml
 .PHONY: lint/go
 lint/go:
 	$(TOOL) golangci-lint run
+	cd clients/go && go tool -modfile=../../tools/go.mod golangci-lint run
 
 # REDOCLY_*: a linter reports to nobody and looks for no newer self.
 .PHONY: lint/openapi
@@ -147,6 +153,7 @@ generate: generate/go generate/typescript ## generate the HTTP interface and the
 .PHONY: generate/go
 generate/go:
 	$(TOOL) oapi-codegen -config internal/http/oapi-codegen.yaml openapi.yaml
+	$(TOOL) oapi-codegen -config clients/go/oapi-codegen.yaml openapi.yaml
 
 .PHONY: generate/typescript
 generate/typescript: clients/typescript/node_modules/.package-lock.json

@@ -12,8 +12,10 @@ wrong() { echo "verify: $*" >&2; bad=1; }
 named() { find . \( -name node_modules -o -name .git -o -path ./data -o -path ./bin \) -prune -o -type f -name "$1" -print; }
 
 # A tree with nothing but what the generators read.
-targets=(generate/go) generated=(internal/http/api.gen.go)
-tar -cf - Makefile go.mod go.sum tools/go.mod tools/go.sum openapi.yaml internal/http/oapi-codegen.yaml | tar -xf - -C "$tmp"
+targets=(generate/go) generated=(internal/http/api.gen.go clients/go/api/api.gen.go)
+tar -cf - Makefile go.mod go.sum tools/go.mod tools/go.sum openapi.yaml internal/http/oapi-codegen.yaml \
+  clients/go/oapi-codegen.yaml clients/go/no-responses.tmpl | tar -xf - -C "$tmp"
+mkdir "$tmp/clients/go/api"
 if [ "${SKIP_NODE:-}" = 1 ]; then
   echo "verify: the TypeScript client is skipped, for SKIP_NODE=1"
 else
