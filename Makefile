@@ -38,6 +38,10 @@ import: build ## load a folder of registry items: SERVER=, FRAMEWORK=, FOLDER=
 postgres: ## install PostgreSQL's binaries where the machine has none
 	@scripts/ensure-postgres.sh
 
+.PHONY: chromium
+chromium: ## install the browser for the test of the reference page, where root has none
+	@scripts/ensure-chromium.sh
+
 ##  Develop
 
 .PHONY: build
@@ -47,6 +51,7 @@ build: ## build bin/server and bin/import, static
 .PHONY: test
 test: ## run every test, with the race detector
 	@[ -n "$${TEST_DATABASE_URL:-}" ] || scripts/ensure-postgres.sh
+	@scripts/ensure-chromium.sh
 	go test -race -shuffle=on ./...
 	@$(MAKE) --no-print-directory test/clients-go test/typescript
 
@@ -68,6 +73,7 @@ test/clients-go: ## run the tests of the Go client, on a server of their own
 .PHONY: test/short
 test/short: ## run the fast tests
 	@[ -n "$${TEST_DATABASE_URL:-}" ] || scripts/ensure-postgres.sh
+	@scripts/ensure-chromium.sh
 	go test -short -shuffle=on ./...
 
 .PHONY: test/shadcn

@@ -227,6 +227,8 @@ type BlockType string
 type BreakerState string
 
 // CheckOperation Requires that an item is as expected before the transaction.
+//
+// Examples: {"etag":"\"8hWm0pKd3fJ6aZ4iN1oC5Q\"","key":"team:builds"}
 type CheckOperation struct {
 	// Key The item's key.
 	//
@@ -242,17 +244,17 @@ type CheckOperation struct {
 
 // ClearResult How many items were deleted, by kind.
 type ClearResult struct {
-	// Components Deleted components.
+	// Components How many components were deleted.
 	//
 	// Examples: 41
 	Components int64 `json:"components"`
 
-	// Blocks Deleted blocks.
+	// Blocks How many blocks were deleted.
 	//
 	// Examples: 3
 	Blocks int64 `json:"blocks"`
 
-	// Entries Deleted entries.
+	// Entries How many entries were deleted.
 	//
 	// Examples: 12
 	Entries int64 `json:"entries"`
@@ -361,6 +363,8 @@ type ComponentSummary struct {
 }
 
 // ConnectionStats The connections that the server tracks from open to close.
+//
+// Examples: {"database":7,"http":12}
 type ConnectionStats struct {
 	// HTTP Open connections of HTTP clients.
 	//
@@ -374,6 +378,8 @@ type ConnectionStats struct {
 }
 
 // DeleteOperation Deletes an item, where there is one.
+//
+// Examples: {"key":"team:draft"}
 type DeleteOperation struct {
 	// Key The item's key.
 	//
@@ -442,6 +448,8 @@ type FrameworkUsage struct {
 
 // Item The value of an item: a component, a block, or any other JSON value, as its key says. Here every JSON value
 // passes; the server holds the value of a `component:` or `block:` key to its schema.
+//
+// Examples: {"accent":"teal"}
 type Item = json.RawMessage
 
 // KeyList One page of keys.
@@ -463,23 +471,25 @@ type KeyList struct {
 type Kind string
 
 // KindTotals A number of the whole store, and the part of each kind: bytes in `sizeBytes`, items in `items`.
+//
+// Examples: {"blocks":200,"components":100,"entries":0,"total":300}
 type KindTotals struct {
-	// Total All kinds together.
+	// Total Bytes or items of all kinds together.
 	//
 	// Examples: 300
 	Total int64 `json:"total"`
 
-	// Components Components.
+	// Components Bytes or items of components.
 	//
 	// Examples: 100
 	Components int64 `json:"components"`
 
-	// Blocks Blocks.
+	// Blocks Bytes or items of blocks.
 	//
 	// Examples: 200
 	Blocks int64 `json:"blocks"`
 
-	// Entries Entries.
+	// Entries Bytes or items of entries.
 	//
 	// Examples: 0
 	Entries int64 `json:"entries"`
@@ -546,6 +556,8 @@ type MdeleteResponse struct {
 }
 
 // Metadata What the server knows of an item.
+//
+// Examples: {"accessCount":1,"accessedAt":"2026-11-21T09:29:01.224731Z","createdAt":"2026-11-21T09:29:01.224731Z","etag":"\"8hWm0pKd3fJ6aZ4iN1oC5Q\"","key":"metadata:github_rate_limit","kind":"entry","sizeBytes":54,"ttlRemainingSeconds":3541,"ttlSeconds":3600,"updatedAt":"2026-11-21T09:29:01.224731Z"}
 type Metadata struct {
 	// Key The item's key.
 	//
@@ -643,15 +655,23 @@ type MsetResponse struct {
 // Operation One operation of a transaction. It has exactly one member, which says what it does.
 type Operation struct {
 	// Check Requires that an item is as expected before the transaction.
+	//
+	// Examples: {"etag":"\"8hWm0pKd3fJ6aZ4iN1oC5Q\"","key":"team:builds"}
 	Check *CheckOperation `json:"check,omitempty"`
 
 	// Set Puts an item.
+	//
+	// Examples: {"key":"team:builds","value":42}
 	Set *SetOperation `json:"set,omitempty"`
 
 	// Delete Deletes an item, where there is one.
+	//
+	// Examples: {"key":"team:draft"}
 	Delete *DeleteOperation `json:"delete,omitempty"`
 
 	// Touch Refreshes the time to live of an item, which must exist.
+	//
+	// Examples: {"key":"team:lock","ttl":60}
 	Touch *TouchOperation `json:"touch,omitempty"`
 }
 
@@ -679,6 +699,8 @@ type Pagination struct {
 }
 
 // PoolStats The pool of connections to the database.
+//
+// Examples: {"acquired":3,"acquires":90210,"canceledAcquires":0,"constructing":0,"emptyAcquires":41,"idle":3,"max":20,"total":6}
 type PoolStats struct {
 	// Max How many connections it may have.
 	//
@@ -733,7 +755,7 @@ type Problem struct {
 	// Examples: Not found
 	Title string `json:"title"`
 
-	// Status The status of the answer.
+	// Status The HTTP status of the answer.
 	//
 	// Examples: 404
 	Status int `json:"status"`
@@ -771,6 +793,8 @@ type Problem struct {
 }
 
 // QueueStats The requests that do database work or wait for it.
+//
+// Examples: {"capacity":16,"inFlight":3,"length":1024,"waiting":0}
 type QueueStats struct {
 	// InFlight Requests that hold a slot now.
 	//
@@ -823,7 +847,7 @@ type RegistryProblem struct {
 	// Examples: Not found
 	Title string `json:"title"`
 
-	// Status The status of the answer.
+	// Status The HTTP status of the answer.
 	//
 	// Examples: 404
 	Status int `json:"status"`
@@ -873,6 +897,8 @@ type SearchResult struct {
 	Key string `json:"key"`
 
 	// Kind What the item is, `component` or `block`.
+	//
+	// Examples: block
 	Kind Kind `json:"kind"`
 
 	// Framework The item's framework.
@@ -915,6 +941,8 @@ type SearchResults struct {
 }
 
 // SetOperation Puts an item.
+//
+// Examples: {"key":"team:builds","value":42}
 type SetOperation struct {
 	// Key The item's key.
 	//
@@ -923,6 +951,8 @@ type SetOperation struct {
 
 	// Value The value of an item: a component, a block, or any other JSON value, as its key says. Here every JSON value
 	// passes; the server holds the value of a `component:` or `block:` key to its schema.
+	//
+	// Examples: {"accent":"teal"}
 	Value Item `json:"value"`
 
 	// TTL The item's time to live in seconds. 0 never expires. Absent, the server's default.
@@ -934,9 +964,13 @@ type SetOperation struct {
 // Stats The store's usage and the state of the server that answers.
 type Stats struct {
 	// SizeBytes A number of the whole store, and the part of each kind: bytes in `sizeBytes`, items in `items`.
+	//
+	// Examples: {"blocks":200,"components":100,"entries":0,"total":300}
 	SizeBytes KindTotals `json:"sizeBytes"`
 
 	// Items A number of the whole store, and the part of each kind: bytes in `sizeBytes`, items in `items`.
+	//
+	// Examples: {"blocks":200,"components":100,"entries":0,"total":300}
 	Items KindTotals `json:"items"`
 
 	// Limit The store's limit in bytes. 0 is no limit.
@@ -976,12 +1010,18 @@ type Stats struct {
 	BreakerState BreakerState `json:"breakerState"`
 
 	// Queue The requests that do database work or wait for it.
+	//
+	// Examples: {"capacity":16,"inFlight":3,"length":1024,"waiting":0}
 	Queue QueueStats `json:"queue"`
 
 	// Pool The pool of connections to the database.
+	//
+	// Examples: {"acquired":3,"acquires":90210,"canceledAcquires":0,"constructing":0,"emptyAcquires":41,"idle":3,"max":20,"total":6}
 	Pool PoolStats `json:"pool"`
 
 	// TrackedConnections The connections that the server tracks from open to close.
+	//
+	// Examples: {"database":7,"http":12}
 	TrackedConnections ConnectionStats `json:"trackedConnections"`
 
 	// Uptime How long the server runs, in whole seconds.
@@ -996,6 +1036,8 @@ type Stats struct {
 }
 
 // TouchOperation Refreshes the time to live of an item, which must exist.
+//
+// Examples: {"key":"team:lock","ttl":60}
 type TouchOperation struct {
 	// Key The item's key.
 	//
@@ -1056,8 +1098,13 @@ type TransactionResult struct {
 	Deleted *bool `json:"deleted,omitempty"`
 
 	// Metadata What the server knows of an item.
+	//
+	// Examples: {"accessCount":1,"accessedAt":"2026-11-21T09:29:01.224731Z","createdAt":"2026-11-21T09:29:01.224731Z","etag":"\"8hWm0pKd3fJ6aZ4iN1oC5Q\"","key":"metadata:github_rate_limit","kind":"entry","sizeBytes":54,"ttlRemainingSeconds":3541,"ttlSeconds":3600,"updatedAt":"2026-11-21T09:29:01.224731Z"}
 	Metadata *Metadata `json:"metadata,omitempty"`
 }
+
+// BlockNamePath defines model for BlockNamePath.
+type BlockNamePath = string
 
 // CacheControlHeader defines model for CacheControlHeader.
 type CacheControlHeader = string
@@ -1178,6 +1225,9 @@ type ItemTooLarge = Problem
 
 // MethodNotAllowed An error (RFC 9457). Members may be added.
 type MethodNotAllowed = Problem
+
+// NoRoute An error (RFC 9457). Members may be added.
+type NoRoute = Problem
 
 // NotFound An error (RFC 9457). Members may be added.
 type NotFound = Problem

@@ -439,6 +439,8 @@ var operations = []operation{
 	{id: "readyz", method: http.MethodGet, path: "/readyz", noData: true},
 	{id: "getMetrics", method: http.MethodGet, path: "/metrics", noData: true},
 	{id: "getOpenAPI", method: http.MethodGet, path: "/openapi.yaml", noData: true},
+	{id: "getDocs", method: http.MethodGet, path: "/docs", noData: true},
+	{id: "getDocsFile", method: http.MethodGet, path: "/docs/start.js", noData: true},
 }
 
 // documented returns the contract's operation.

@@ -33,7 +33,10 @@ import (
 	"github.com/stockroom/stockroom/internal/txn"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
+func TestMain(m *testing.M) {
+	decodeText()
+	pgtest.Main(m)
+}
 
 const (
 	// testSlots is few, since many tests have connections at the same time.
@@ -570,6 +573,7 @@ type logRecord struct {
 	Level     string `json:"level"`
 	Message   string `json:"msg"`
 	Status    int    `json:"status"`
+	Method    string `json:"method"`
 	Route     string `json:"route"`
 	RequestID string `json:"request_id"`
 	Error     string `json:"error"`

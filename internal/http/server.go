@@ -89,9 +89,11 @@ func newServer(config Config, deps Dependencies) *server {
 	s.router.NotFound(s.handle(s.noRoute))
 	s.router.MethodNotAllowed(s.handle(methodNotAllowed(s.router)))
 
-	s.open(http.MethodGet, "/livez", s.livez)
-	s.open(http.MethodGet, "/readyz", s.readyz)
-	s.open(http.MethodGet, "/openapi.yaml", s.contract)
+	s.open("/livez", s.livez)
+	s.open("/readyz", s.readyz)
+	s.open("/openapi.yaml", s.contract)
+	s.open("/docs", s.docs)
+	s.open("/docs/{asset}", s.docsFile)
 	s.router.Method(http.MethodGet, "/metrics", deps.MetricsHandler)
 
 	s.route(auth.Read, http.MethodGet, "/v1/items", s.listKeys)
@@ -120,9 +122,9 @@ func newServer(config Config, deps Dependencies) *server {
 	return s
 }
 
-// open registers a route that anybody may call at any time.
-func (s *server) open(method, pattern string, h handler) {
-	s.router.Method(method, pattern, s.handle(h))
+// open registers a GET that anybody may send at any time.
+func (s *server) open(pattern string, h handler) {
+	s.router.Method(http.MethodGet, pattern, s.handle(h))
 }
 
 // route registers a route that needs data, and a key with scope.
@@ -156,10 +158,15 @@ func (s *server) handle(h handler) http.HandlerFunc {
 	}
 }
 
-func (s *server) noRoute(_ http.ResponseWriter, r *http.Request) error {
-	if r.URL.Path == "/v1/items/" {
+func (s *server) noRoute(w http.ResponseWriter, r *http.Request) error {
+	switch r.URL.Path {
+	case "/v1/items/":
 		_, err := item.ParseKey("") // chi has no empty parameters
 		return err
+	case "/docs/":
+		// As people type it. The page's links are relative to where it is.
+		http.Redirect(w, r, "../docs", http.StatusPermanentRedirect)
+		return nil
 	}
 	return errNoRoute
 }

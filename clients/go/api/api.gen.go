@@ -444,10 +444,14 @@ type Catalogue struct {
 	Name string `json:"name"`
 
 	// Pagination Where a page of the catalogue stands.
+	//
+	// Examples: {"hasMore":true,"limit":100,"offset":100,"total":365}
 	Pagination Pagination `json:"pagination"`
 }
 
 // CheckOperation Requires that an item is as expected before the transaction.
+//
+// Examples: {"etag":"\"8hWm0pKd3fJ6aZ4iN1oC5Q\"","key":"team:builds"}
 type CheckOperation struct {
 	// Key The item's key.
 	//
@@ -463,17 +467,17 @@ type CheckOperation struct {
 
 // ClearResult How many items were deleted, by kind.
 type ClearResult struct {
-	// Components Deleted components.
+	// Components How many components were deleted.
 	//
 	// Examples: 41
 	Components int64 `json:"components"`
 
-	// Blocks Deleted blocks.
+	// Blocks How many blocks were deleted.
 	//
 	// Examples: 3
 	Blocks int64 `json:"blocks"`
 
-	// Entries Deleted entries.
+	// Entries How many entries were deleted.
 	//
 	// Examples: 12
 	Entries int64 `json:"entries"`
@@ -636,6 +640,8 @@ type ComponentSummary struct {
 }
 
 // ConnectionStats The connections that the server tracks from open to close.
+//
+// Examples: {"database":7,"http":12}
 type ConnectionStats struct {
 	// HTTP Open connections of HTTP clients.
 	//
@@ -649,6 +655,8 @@ type ConnectionStats struct {
 }
 
 // DeleteOperation Deletes an item, where there is one.
+//
+// Examples: {"key":"team:draft"}
 type DeleteOperation struct {
 	// Key The item's key.
 	//
@@ -717,6 +725,8 @@ type FrameworkUsage struct {
 
 // Item The value of an item: a component, a block, or any other JSON value, as its key says. Here every JSON value
 // passes; the server holds the value of a `component:` or `block:` key to its schema.
+//
+// Examples: {"accent":"teal"}
 type Item = json.RawMessage
 
 // KeyList One page of keys.
@@ -738,23 +748,25 @@ type KeyList struct {
 type Kind string
 
 // KindTotals A number of the whole store, and the part of each kind: bytes in `sizeBytes`, items in `items`.
+//
+// Examples: {"blocks":200,"components":100,"entries":0,"total":300}
 type KindTotals struct {
-	// Total All kinds together.
+	// Total Bytes or items of all kinds together.
 	//
 	// Examples: 300
 	Total int64 `json:"total"`
 
-	// Components Components.
+	// Components Bytes or items of components.
 	//
 	// Examples: 100
 	Components int64 `json:"components"`
 
-	// Blocks Blocks.
+	// Blocks Bytes or items of blocks.
 	//
 	// Examples: 200
 	Blocks int64 `json:"blocks"`
 
-	// Entries Entries.
+	// Entries Bytes or items of entries.
 	//
 	// Examples: 0
 	Entries int64 `json:"entries"`
@@ -821,6 +833,8 @@ type MdeleteResponse struct {
 }
 
 // Metadata What the server knows of an item.
+//
+// Examples: {"accessCount":1,"accessedAt":"2026-11-21T09:29:01.224731Z","createdAt":"2026-11-21T09:29:01.224731Z","etag":"\"8hWm0pKd3fJ6aZ4iN1oC5Q\"","key":"metadata:github_rate_limit","kind":"entry","sizeBytes":54,"ttlRemainingSeconds":3541,"ttlSeconds":3600,"updatedAt":"2026-11-21T09:29:01.224731Z"}
 type Metadata struct {
 	// Key The item's key.
 	//
@@ -918,15 +932,23 @@ type MsetResponse struct {
 // Operation One operation of a transaction. It has exactly one member, which says what it does.
 type Operation struct {
 	// Check Requires that an item is as expected before the transaction.
+	//
+	// Examples: {"etag":"\"8hWm0pKd3fJ6aZ4iN1oC5Q\"","key":"team:builds"}
 	Check *CheckOperation `json:"check,omitempty"`
 
 	// Set Puts an item.
+	//
+	// Examples: {"key":"team:builds","value":42}
 	Set *SetOperation `json:"set,omitempty"`
 
 	// Delete Deletes an item, where there is one.
+	//
+	// Examples: {"key":"team:draft"}
 	Delete *DeleteOperation `json:"delete,omitempty"`
 
 	// Touch Refreshes the time to live of an item, which must exist.
+	//
+	// Examples: {"key":"team:lock","ttl":60}
 	Touch *TouchOperation `json:"touch,omitempty"`
 }
 
@@ -954,6 +976,8 @@ type Pagination struct {
 }
 
 // PoolStats The pool of connections to the database.
+//
+// Examples: {"acquired":3,"acquires":90210,"canceledAcquires":0,"constructing":0,"emptyAcquires":41,"idle":3,"max":20,"total":6}
 type PoolStats struct {
 	// Max How many connections it may have.
 	//
@@ -1008,7 +1032,7 @@ type Problem struct {
 	// Examples: Not found
 	Title string `json:"title"`
 
-	// Status The status of the answer.
+	// Status The HTTP status of the answer.
 	//
 	// Examples: 404
 	Status int `json:"status"`
@@ -1046,6 +1070,8 @@ type Problem struct {
 }
 
 // QueueStats The requests that do database work or wait for it.
+//
+// Examples: {"capacity":16,"inFlight":3,"length":1024,"waiting":0}
 type QueueStats struct {
 	// InFlight Requests that hold a slot now.
 	//
@@ -1282,7 +1308,7 @@ type RegistryProblem struct {
 	// Examples: Not found
 	Title string `json:"title"`
 
-	// Status The status of the answer.
+	// Status The HTTP status of the answer.
 	//
 	// Examples: 404
 	Status int `json:"status"`
@@ -1332,6 +1358,8 @@ type SearchResult struct {
 	Key string `json:"key"`
 
 	// Kind What the item is, `component` or `block`.
+	//
+	// Examples: block
 	Kind Kind `json:"kind"`
 
 	// Framework The item's framework.
@@ -1374,6 +1402,8 @@ type SearchResults struct {
 }
 
 // SetOperation Puts an item.
+//
+// Examples: {"key":"team:builds","value":42}
 type SetOperation struct {
 	// Key The item's key.
 	//
@@ -1382,6 +1412,8 @@ type SetOperation struct {
 
 	// Value The value of an item: a component, a block, or any other JSON value, as its key says. Here every JSON value
 	// passes; the server holds the value of a `component:` or `block:` key to its schema.
+	//
+	// Examples: {"accent":"teal"}
 	Value Item `json:"value"`
 
 	// TTL The item's time to live in seconds. 0 never expires. Absent, the server's default.
@@ -1393,9 +1425,13 @@ type SetOperation struct {
 // Stats The store's usage and the state of the server that answers.
 type Stats struct {
 	// SizeBytes A number of the whole store, and the part of each kind: bytes in `sizeBytes`, items in `items`.
+	//
+	// Examples: {"blocks":200,"components":100,"entries":0,"total":300}
 	SizeBytes KindTotals `json:"sizeBytes"`
 
 	// Items A number of the whole store, and the part of each kind: bytes in `sizeBytes`, items in `items`.
+	//
+	// Examples: {"blocks":200,"components":100,"entries":0,"total":300}
 	Items KindTotals `json:"items"`
 
 	// Limit The store's limit in bytes. 0 is no limit.
@@ -1435,12 +1471,18 @@ type Stats struct {
 	BreakerState BreakerState `json:"breakerState"`
 
 	// Queue The requests that do database work or wait for it.
+	//
+	// Examples: {"capacity":16,"inFlight":3,"length":1024,"waiting":0}
 	Queue QueueStats `json:"queue"`
 
 	// Pool The pool of connections to the database.
+	//
+	// Examples: {"acquired":3,"acquires":90210,"canceledAcquires":0,"constructing":0,"emptyAcquires":41,"idle":3,"max":20,"total":6}
 	Pool PoolStats `json:"pool"`
 
 	// TrackedConnections The connections that the server tracks from open to close.
+	//
+	// Examples: {"database":7,"http":12}
 	TrackedConnections ConnectionStats `json:"trackedConnections"`
 
 	// Uptime How long the server runs, in whole seconds.
@@ -1455,6 +1497,8 @@ type Stats struct {
 }
 
 // TouchOperation Refreshes the time to live of an item, which must exist.
+//
+// Examples: {"key":"team:lock","ttl":60}
 type TouchOperation struct {
 	// Key The item's key.
 	//
@@ -1515,8 +1559,13 @@ type TransactionResult struct {
 	Deleted *bool `json:"deleted,omitempty"`
 
 	// Metadata What the server knows of an item.
+	//
+	// Examples: {"accessCount":1,"accessedAt":"2026-11-21T09:29:01.224731Z","createdAt":"2026-11-21T09:29:01.224731Z","etag":"\"8hWm0pKd3fJ6aZ4iN1oC5Q\"","key":"metadata:github_rate_limit","kind":"entry","sizeBytes":54,"ttlRemainingSeconds":3541,"ttlSeconds":3600,"updatedAt":"2026-11-21T09:29:01.224731Z"}
 	Metadata *Metadata `json:"metadata,omitempty"`
 }
+
+// BlockNamePath defines model for BlockNamePath.
+type BlockNamePath = string
 
 // CacheControlHeader defines model for CacheControlHeader.
 type CacheControlHeader = string
@@ -1638,6 +1687,9 @@ type ItemTooLarge = Problem
 // MethodNotAllowed An error (RFC 9457). Members may be added.
 type MethodNotAllowed = Problem
 
+// NoRoute An error (RFC 9457). Members may be added.
+type NoRoute = Problem
+
 // NotFound An error (RFC 9457). Members may be added.
 type NotFound = Problem
 
@@ -1700,6 +1752,26 @@ type Unauthorized = Problem
 
 // UnsupportedMediaType An error (RFC 9457). Members may be added.
 type UnsupportedMediaType = Problem
+
+// GetDocsParams defines parameters for GetDocs.
+type GetDocsParams struct {
+	// IfNoneMatch Entity tags, or `*` for any. If the item's ETag is among them, the answer is 304 without a body.
+	IfNoneMatch *IfNoneMatchReadHeader `json:"If-None-Match,omitempty"`
+
+	// XRequestID An id of the caller's own for the request, 1 to 128 of the characters `A-Z a-z 0-9 . _ -`. It comes back in
+	// the answer and stands in the server's log. Any other value is not refused: the server makes an id instead.
+	XRequestID *RequestIDHeader `json:"X-Request-Id,omitempty"`
+}
+
+// GetDocsFileParams defines parameters for GetDocsFile.
+type GetDocsFileParams struct {
+	// IfNoneMatch Entity tags, or `*` for any. If the item's ETag is among them, the answer is 304 without a body.
+	IfNoneMatch *IfNoneMatchReadHeader `json:"If-None-Match,omitempty"`
+
+	// XRequestID An id of the caller's own for the request, 1 to 128 of the characters `A-Z a-z 0-9 . _ -`. It comes back in
+	// the answer and stands in the server's log. Any other value is not refused: the server makes an id instead.
+	XRequestID *RequestIDHeader `json:"X-Request-Id,omitempty"`
+}
 
 // GetCatalogueParams defines parameters for GetCatalogue.
 type GetCatalogueParams struct {
@@ -2938,6 +3010,30 @@ func WithRequestEditorFn(fn RequestEditorFn) ClientOption {
 // The interface specification for the client above.
 type ClientInterface interface {
 
+	// GetDocs Get the reference page
+	//
+	// Answers a page for people that shows this document and sends requests to the server that it came from. It
+	// loads nothing from another host, and its Content-Security-Policy allows nothing else. It needs no credentials;
+	// the requests that are sent from it need theirs. `/docs/` redirects here.
+	//
+	// ```sh
+	// curl http://127.0.0.1:8080/docs
+	// ```
+	//
+	// Corresponds with GET /docs (the `GetDocs` operationId).
+	GetDocs(ctx context.Context, params *GetDocsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetDocsFile Get a file of the reference page
+	//
+	// Answers a script or a style sheet of the page. It needs no credentials.
+	//
+	// ```sh
+	// curl http://127.0.0.1:8080/docs/style.css
+	// ```
+	//
+	// Corresponds with GET /docs/{asset} (the `GetDocsFile` operationId).
+	GetDocsFile(ctx context.Context, asset string, params *GetDocsFileParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// GetCatalogue Get the catalogue
 	//
 	// Answers a page of the framework's components and blocks as shadcn registry items without the content of their
@@ -2951,6 +3047,10 @@ type ClientInterface interface {
 	// All of the page is as of one moment. It is no access to the items. Unknown query parameters are ignored, for
 	// the CLI may add its own. Needs the scope `read`.
 	//
+	// ```sh
+	// curl 'http://127.0.0.1:8080/r/react/registry.json?q=button&limit=20'
+	// ```
+	//
 	// Corresponds with GET /r/{framework}/registry.json (the `GetCatalogue` operationId).
 	GetCatalogue(ctx context.Context, framework FrameworkPath, params *GetCatalogueParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
@@ -2958,6 +3058,10 @@ type ClientInterface interface {
 	//
 	// The same as `/r/{framework}/registry.json`: where the CLI looks for the catalogue of its own registry if the
 	// environment variable `REGISTRY_URL` is this server's `/r/{framework}`. Needs the scope `read`.
+	//
+	// ```sh
+	// curl http://127.0.0.1:8080/r/react/styles/new-york/registry.json
+	// ```
 	//
 	// Corresponds with GET /r/{framework}/styles/{style}/registry.json (the `GetCatalogueOfStyle` operationId).
 	GetCatalogueOfStyle(ctx context.Context, framework FrameworkPath, style StylePath, params *GetCatalogueOfStyleParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -2967,6 +3071,10 @@ type ClientInterface interface {
 	// The same as `/r/{framework}/{name}.json`: where the CLI looks for a registry dependency without a namespace if
 	// the environment variable `REGISTRY_URL` is this server's `/r/{framework}`. It sends no API key there; where
 	// the server wants one, let the parameter `namespace` do the same. Needs the scope `read`.
+	//
+	// ```sh
+	// curl http://127.0.0.1:8080/r/react/styles/new-york/button.json
+	// ```
 	//
 	// Corresponds with GET /r/{framework}/styles/{style}/{name}.json (the `GetRegistryItemOfStyle` operationId).
 	GetRegistryItemOfStyle(ctx context.Context, framework FrameworkPath, style StylePath, name NamePath, params *GetRegistryItemOfStyleParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -2978,6 +3086,10 @@ type ClientInterface interface {
 	// is mapped: a block to `registry:block`, a component to `registry:component`. It counts as an access.
 	//
 	// Its `ETag` is that of the component or the block. Unknown query parameters are ignored, for the CLI may add its own. Needs the scope `read`.
+	//
+	// ```sh
+	// curl http://127.0.0.1:8080/r/react/button.json
+	// ```
 	//
 	// Corresponds with GET /r/{framework}/{name}.json (the `GetRegistryItem` operationId).
 	GetRegistryItem(ctx context.Context, framework FrameworkPath, name NamePath, params *GetRegistryItemParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -2997,6 +3109,12 @@ type ClientInterface interface {
 	// component of that name stands, or the reverse, is 409. The server's default time to live holds.
 	//
 	// Needs the scope `write`.
+	//
+	// ```sh
+	// curl -X PUT -H 'Content-Type: application/json' \
+	//   -d '{"name": "button", "type": "registry:ui", "files": [{"path": "ui/button.tsx", "type": "registry:ui", "content": "export function Button() {}"}]}' \
+	//   http://127.0.0.1:8080/r/react/button.json
+	// ```
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -3019,6 +3137,12 @@ type ClientInterface interface {
 	//
 	// Needs the scope `write`.
 	//
+	// ```sh
+	// curl -X PUT -H 'Content-Type: application/json' \
+	//   -d '{"name": "button", "type": "registry:ui", "files": [{"path": "ui/button.tsx", "type": "registry:ui", "content": "export function Button() {}"}]}' \
+	//   http://127.0.0.1:8080/r/react/button.json
+	// ```
+	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with PUT /r/{framework}/{name}.json (the `PutRegistryItem` operationId).
@@ -3028,6 +3152,10 @@ type ClientInterface interface {
 	//
 	// Answers 200 when the server can serve every route, else 503 with the reasons: it is starting, the database
 	// cannot be reached, or it is shutting down. It needs no credentials and no slot for database work.
+	//
+	// ```sh
+	// curl http://127.0.0.1:8080/readyz
+	// ```
 	//
 	// Corresponds with GET /readyz (the `Readyz` operationId).
 	Readyz(ctx context.Context, params *ReadyzParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -3043,6 +3171,10 @@ type ClientInterface interface {
 	//
 	// Needs the scope `read`.
 	//
+	// ```sh
+	// curl 'http://127.0.0.1:8080/v1/blocks/react?category=authentication'
+	// ```
+	//
 	// Corresponds with GET /v1/blocks/{framework} (the `ListBlocks` operationId).
 	ListBlocks(ctx context.Context, framework FrameworkPath, params *ListBlocksParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
@@ -3053,8 +3185,12 @@ type ClientInterface interface {
 	//
 	// Needs the scope `write`.
 	//
+	// ```sh
+	// curl -X DELETE http://127.0.0.1:8080/v1/blocks/react/login-01
+	// ```
+	//
 	// Corresponds with DELETE /v1/blocks/{framework}/{name} (the `DeleteBlock` operationId).
-	DeleteBlock(ctx context.Context, framework FrameworkPath, name NamePath, params *DeleteBlockParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+	DeleteBlock(ctx context.Context, framework FrameworkPath, name BlockNamePath, params *DeleteBlockParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetBlock Get a block
 	//
@@ -3070,8 +3206,12 @@ type ClientInterface interface {
 	//
 	// Needs the scope `read`.
 	//
+	// ```sh
+	// curl http://127.0.0.1:8080/v1/blocks/react/login-01
+	// ```
+	//
 	// Corresponds with GET /v1/blocks/{framework}/{name} (the `GetBlock` operationId).
-	GetBlock(ctx context.Context, framework FrameworkPath, name NamePath, params *GetBlockParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+	GetBlock(ctx context.Context, framework FrameworkPath, name BlockNamePath, params *GetBlockParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// HeadBlock Ask whether a block exists
 	//
@@ -3079,8 +3219,12 @@ type ClientInterface interface {
 	//
 	// Needs the scope `read`.
 	//
+	// ```sh
+	// curl --head http://127.0.0.1:8080/v1/blocks/react/login-01
+	// ```
+	//
 	// Corresponds with HEAD /v1/blocks/{framework}/{name} (the `HeadBlock` operationId).
-	HeadBlock(ctx context.Context, framework FrameworkPath, name NamePath, params *HeadBlockParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+	HeadBlock(ctx context.Context, framework FrameworkPath, name BlockNamePath, params *HeadBlockParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// PutBlockWithBody Put a block
 	//
@@ -3096,10 +3240,16 @@ type ClientInterface interface {
 	//
 	// Needs the scope `write`.
 	//
+	// ```sh
+	// curl -X PUT -H 'Content-Type: application/json' \
+	//   -d '{"category": "authentication", "files": [{"path": "page.tsx", "content": "export default function Page() {}"}]}' \
+	//   http://127.0.0.1:8080/v1/blocks/react/login-01
+	// ```
+	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with PUT /v1/blocks/{framework}/{name} (the `PutBlock` operationId).
-	PutBlockWithBody(ctx context.Context, framework FrameworkPath, name NamePath, params *PutBlockParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+	PutBlockWithBody(ctx context.Context, framework FrameworkPath, name BlockNamePath, params *PutBlockParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// PutBlock Put a block
 	//
@@ -3115,10 +3265,16 @@ type ClientInterface interface {
 	//
 	// Needs the scope `write`.
 	//
+	// ```sh
+	// curl -X PUT -H 'Content-Type: application/json' \
+	//   -d '{"category": "authentication", "files": [{"path": "page.tsx", "content": "export default function Page() {}"}]}' \
+	//   http://127.0.0.1:8080/v1/blocks/react/login-01
+	// ```
+	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with PUT /v1/blocks/{framework}/{name} (the `PutBlock` operationId).
-	PutBlock(ctx context.Context, framework FrameworkPath, name NamePath, params *PutBlockParams, body PutBlockJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+	PutBlock(ctx context.Context, framework FrameworkPath, name BlockNamePath, params *PutBlockParams, body PutBlockJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListComponents List a framework's components
 	//
@@ -3131,6 +3287,10 @@ type ClientInterface interface {
 	//
 	// Needs the scope `read`.
 	//
+	// ```sh
+	// curl 'http://127.0.0.1:8080/v1/components/react?limit=50'
+	// ```
+	//
 	// Corresponds with GET /v1/components/{framework} (the `ListComponents` operationId).
 	ListComponents(ctx context.Context, framework FrameworkPath, params *ListComponentsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
@@ -3140,6 +3300,10 @@ type ClientInterface interface {
 	// `If-Match` only the value that you know is deleted.
 	//
 	// Needs the scope `write`.
+	//
+	// ```sh
+	// curl -X DELETE http://127.0.0.1:8080/v1/components/react/button
+	// ```
 	//
 	// Corresponds with DELETE /v1/components/{framework}/{name} (the `DeleteComponent` operationId).
 	DeleteComponent(ctx context.Context, framework FrameworkPath, name NamePath, params *DeleteComponentParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -3158,6 +3322,10 @@ type ClientInterface interface {
 	//
 	// Needs the scope `read`.
 	//
+	// ```sh
+	// curl http://127.0.0.1:8080/v1/components/react/button
+	// ```
+	//
 	// Corresponds with GET /v1/components/{framework}/{name} (the `GetComponent` operationId).
 	GetComponent(ctx context.Context, framework FrameworkPath, name NamePath, params *GetComponentParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
@@ -3166,6 +3334,10 @@ type ClientInterface interface {
 	// Answers with the status and the headers of GET and no body, errors included. It does not count as an access.
 	//
 	// Needs the scope `read`.
+	//
+	// ```sh
+	// curl --head http://127.0.0.1:8080/v1/components/react/button
+	// ```
 	//
 	// Corresponds with HEAD /v1/components/{framework}/{name} (the `HeadComponent` operationId).
 	HeadComponent(ctx context.Context, framework FrameworkPath, name NamePath, params *HeadComponentParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -3183,6 +3355,12 @@ type ClientInterface interface {
 	// only over the value that you know.
 	//
 	// Needs the scope `write`.
+	//
+	// ```sh
+	// curl -X PUT -H 'Content-Type: application/json' \
+	//   -d '{"sourceCode": "export function Button() { return <button /> }", "dependencies": ["@radix-ui/react-slot"]}' \
+	//   http://127.0.0.1:8080/v1/components/react/button
+	// ```
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -3203,6 +3381,12 @@ type ClientInterface interface {
 	//
 	// Needs the scope `write`.
 	//
+	// ```sh
+	// curl -X PUT -H 'Content-Type: application/json' \
+	//   -d '{"sourceCode": "export function Button() { return <button /> }", "dependencies": ["@radix-ui/react-slot"]}' \
+	//   http://127.0.0.1:8080/v1/components/react/button
+	// ```
+	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with PUT /v1/components/{framework}/{name} (the `PutComponent` operationId).
@@ -3215,6 +3399,10 @@ type ClientInterface interface {
 	//
 	// Needs the scope `read`.
 	//
+	// ```sh
+	// curl http://127.0.0.1:8080/v1/frameworks
+	// ```
+	//
 	// Corresponds with GET /v1/frameworks (the `ListFrameworks` operationId).
 	ListFrameworks(ctx context.Context, params *ListFrameworksParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
@@ -3224,6 +3412,10 @@ type ClientInterface interface {
 	// counts what was deleted, by kind.
 	//
 	// Needs the scope `admin`.
+	//
+	// ```sh
+	// curl -X DELETE 'http://127.0.0.1:8080/v1/items?pattern=component:vue:*'
+	// ```
 	//
 	// Corresponds with DELETE /v1/items (the `ClearItems` operationId).
 	ClearItems(ctx context.Context, params *ClearItemsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -3236,6 +3428,10 @@ type ClientInterface interface {
 	//
 	// It does not count as an access. Needs the scope `read`.
 	//
+	// ```sh
+	// curl 'http://127.0.0.1:8080/v1/items?pattern=component:react:*&limit=50'
+	// ```
+	//
 	// Corresponds with GET /v1/items (the `ListKeys` operationId).
 	ListKeys(ctx context.Context, params *ListKeysParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
@@ -3245,6 +3441,10 @@ type ClientInterface interface {
 	// only the value that you know is deleted.
 	//
 	// Needs the scope `write`.
+	//
+	// ```sh
+	// curl -X DELETE http://127.0.0.1:8080/v1/items/metadata:github_rate_limit
+	// ```
 	//
 	// Corresponds with DELETE /v1/items/{key} (the `DeleteItem` operationId).
 	DeleteItem(ctx context.Context, key KeyPath, params *DeleteItemParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -3261,6 +3461,10 @@ type ClientInterface interface {
 	//
 	// Needs the scope `read`.
 	//
+	// ```sh
+	// curl http://127.0.0.1:8080/v1/items/component:react:button
+	// ```
+	//
 	// Corresponds with GET /v1/items/{key} (the `GetItem` operationId).
 	GetItem(ctx context.Context, key KeyPath, params *GetItemParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
@@ -3269,6 +3473,10 @@ type ClientInterface interface {
 	// Answers with the status and the headers of GET and no body, errors included. It does not count as an access.
 	//
 	// Needs the scope `read`.
+	//
+	// ```sh
+	// curl --head http://127.0.0.1:8080/v1/items/component:react:button
+	// ```
 	//
 	// Corresponds with HEAD /v1/items/{key} (the `HeadItem` operationId).
 	HeadItem(ctx context.Context, key KeyPath, params *HeadItemParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -3287,6 +3495,12 @@ type ClientInterface interface {
 	// the value that you know.
 	//
 	// Needs the scope `write`.
+	//
+	// ```sh
+	// curl -X PUT -H 'Content-Type: application/json' \
+	//   -d '{"remaining": 4999, "resetAt": "2026-11-21T10:00:00Z"}' \
+	//   'http://127.0.0.1:8080/v1/items/metadata:github_rate_limit?ttl=3600'
+	// ```
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -3308,6 +3522,12 @@ type ClientInterface interface {
 	//
 	// Needs the scope `write`.
 	//
+	// ```sh
+	// curl -X PUT -H 'Content-Type: application/json' \
+	//   -d '{"remaining": 4999, "resetAt": "2026-11-21T10:00:00Z"}' \
+	//   'http://127.0.0.1:8080/v1/items/metadata:github_rate_limit?ttl=3600'
+	// ```
+	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with PUT /v1/items/{key} (the `PutItem` operationId).
@@ -3320,6 +3540,10 @@ type ClientInterface interface {
 	//
 	// Needs the scope `read`.
 	//
+	// ```sh
+	// curl http://127.0.0.1:8080/v1/items/component:react:button/metadata
+	// ```
+	//
 	// Corresponds with GET /v1/items/{key}/metadata (the `GetItemMetadata` operationId).
 	GetItemMetadata(ctx context.Context, key KeyPath, params *GetItemMetadataParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
@@ -3331,6 +3555,11 @@ type ClientInterface interface {
 	// The value, `etag` and `updatedAt` stay as they are, and it does not count as an access.
 	//
 	// Needs the scope `write`.
+	//
+	// ```sh
+	// curl -H 'Content-Type: application/json' -d '{"ttl": 3600}' \
+	//   http://127.0.0.1:8080/v1/items/metadata:github_rate_limit/touch
+	// ```
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -3346,6 +3575,11 @@ type ClientInterface interface {
 	//
 	// Needs the scope `write`.
 	//
+	// ```sh
+	// curl -H 'Content-Type: application/json' -d '{"ttl": 3600}' \
+	//   http://127.0.0.1:8080/v1/items/metadata:github_rate_limit/touch
+	// ```
+	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /v1/items/{key}/touch (the `TouchItem` operationId).
@@ -3358,6 +3592,10 @@ type ClientInterface interface {
 	//
 	// Needs the scope `admin`.
 	//
+	// ```sh
+	// curl -H 'Content-Type: application/json' -d '{"targetBytes": 536870912}' http://127.0.0.1:8080/v1/maintenance
+	// ```
+	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/maintenance (the `Maintain` operationId).
@@ -3369,6 +3607,10 @@ type ClientInterface interface {
 	// `targetBytes`, or `evictItems` of them. No body, or an empty one, is `{}`: down to the limit.
 	//
 	// Needs the scope `admin`.
+	//
+	// ```sh
+	// curl -H 'Content-Type: application/json' -d '{"targetBytes": 536870912}' http://127.0.0.1:8080/v1/maintenance
+	// ```
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -3383,6 +3625,10 @@ type ClientInterface interface {
 	//
 	// Needs the scope `write`.
 	//
+	// ```sh
+	// curl -H 'Content-Type: application/json' -d '{"keys": ["component:react:card", "team:theme"]}' http://127.0.0.1:8080/v1/mdelete
+	// ```
+	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/mdelete (the `Mdelete` operationId).
@@ -3395,6 +3641,10 @@ type ClientInterface interface {
 	// otherwise. One bad key refuses the whole batch, with one detail for each bad key.
 	//
 	// Needs the scope `write`.
+	//
+	// ```sh
+	// curl -H 'Content-Type: application/json' -d '{"keys": ["component:react:card", "team:theme"]}' http://127.0.0.1:8080/v1/mdelete
+	// ```
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -3415,6 +3665,11 @@ type ClientInterface interface {
 	//
 	// Needs the scope `read`.
 	//
+	// ```sh
+	// curl -H 'Content-Type: application/json' \
+	//   -d '{"keys": ["metadata:github_rate_limit", "component:react:buton"]}' http://127.0.0.1:8080/v1/mget
+	// ```
+	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/mget (the `Mget` operationId).
@@ -3434,6 +3689,11 @@ type ClientInterface interface {
 	//
 	// Needs the scope `read`.
 	//
+	// ```sh
+	// curl -H 'Content-Type: application/json' \
+	//   -d '{"keys": ["metadata:github_rate_limit", "component:react:buton"]}' http://127.0.0.1:8080/v1/mget
+	// ```
+	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /v1/mget (the `Mget` operationId).
@@ -3450,6 +3710,12 @@ type ClientInterface interface {
 	//
 	// Needs the scope `write`.
 	//
+	// ```sh
+	// curl -H 'Content-Type: application/json' \
+	//   -d '{"entries": {"component:react:card": {"sourceCode": "export function Card() {}"}, "team:theme": {"accent": "teal"}}, "ttl": 3600}' \
+	//   http://127.0.0.1:8080/v1/mset
+	// ```
+	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/mset (the `Mset` operationId).
@@ -3465,6 +3731,12 @@ type ClientInterface interface {
 	// stored or nothing; the same batch may be sent again.
 	//
 	// Needs the scope `write`.
+	//
+	// ```sh
+	// curl -H 'Content-Type: application/json' \
+	//   -d '{"entries": {"component:react:card": {"sourceCode": "export function Card() {}"}, "team:theme": {"accent": "teal"}}, "ttl": 3600}' \
+	//   http://127.0.0.1:8080/v1/mset
+	// ```
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -3500,6 +3772,10 @@ type ClientInterface interface {
 	//
 	// It does not count as an access. Needs the scope `read`.
 	//
+	// ```sh
+	// curl 'http://127.0.0.1:8080/v1/search?q=but&kind=component'
+	// ```
+	//
 	// Corresponds with GET /v1/search (the `Search` operationId).
 	Search(ctx context.Context, params *SearchParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
@@ -3510,6 +3786,10 @@ type ClientInterface interface {
 	// started.
 	//
 	// Needs the scope `admin`.
+	//
+	// ```sh
+	// curl http://127.0.0.1:8080/v1/stats
+	// ```
 	//
 	// Corresponds with GET /v1/stats (the `GetStats` operationId).
 	GetStats(ctx context.Context, params *GetStatsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -3542,6 +3822,12 @@ type ClientInterface interface {
 	// `commit_unknown` all of it is done or nothing: read before you repeat it.
 	//
 	// Needs the scope `write`.
+	//
+	// ```sh
+	// curl -H 'Content-Type: application/json' \
+	//   -d '{"operations": [{"check": {"key": "team:frozen", "etag": null}}, {"set": {"key": "team:builds", "value": 1}}]}' \
+	//   http://127.0.0.1:8080/v1/transactions
+	// ```
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -3577,10 +3863,60 @@ type ClientInterface interface {
 	//
 	// Needs the scope `write`.
 	//
+	// ```sh
+	// curl -H 'Content-Type: application/json' \
+	//   -d '{"operations": [{"check": {"key": "team:frozen", "etag": null}}, {"set": {"key": "team:builds", "value": 1}}]}' \
+	//   http://127.0.0.1:8080/v1/transactions
+	// ```
+	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /v1/transactions (the `Transact` operationId).
 	Transact(ctx context.Context, params *TransactParams, body TransactJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+}
+
+// GetDocs Get the reference page
+//
+// Answers a page for people that shows this document and sends requests to the server that it came from. It
+// loads nothing from another host, and its Content-Security-Policy allows nothing else. It needs no credentials;
+// the requests that are sent from it need theirs. `/docs/` redirects here.
+//
+// ```sh
+// curl http://127.0.0.1:8080/docs
+// ```
+//
+// Corresponds with GET /docs (the `GetDocs` operationId).
+func (c *Client) GetDocs(ctx context.Context, params *GetDocsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetDocsRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetDocsFile Get a file of the reference page
+//
+// Answers a script or a style sheet of the page. It needs no credentials.
+//
+// ```sh
+// curl http://127.0.0.1:8080/docs/style.css
+// ```
+//
+// Corresponds with GET /docs/{asset} (the `GetDocsFile` operationId).
+func (c *Client) GetDocsFile(ctx context.Context, asset string, params *GetDocsFileParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetDocsFileRequest(c.Server, asset, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
 }
 
 // GetCatalogue Get the catalogue
@@ -3595,6 +3931,10 @@ type ClientInterface interface {
 //
 // All of the page is as of one moment. It is no access to the items. Unknown query parameters are ignored, for
 // the CLI may add its own. Needs the scope `read`.
+//
+// ```sh
+// curl 'http://127.0.0.1:8080/r/react/registry.json?q=button&limit=20'
+// ```
 //
 // Corresponds with GET /r/{framework}/registry.json (the `GetCatalogue` operationId).
 func (c *Client) GetCatalogue(ctx context.Context, framework FrameworkPath, params *GetCatalogueParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -3614,6 +3954,10 @@ func (c *Client) GetCatalogue(ctx context.Context, framework FrameworkPath, para
 // The same as `/r/{framework}/registry.json`: where the CLI looks for the catalogue of its own registry if the
 // environment variable `REGISTRY_URL` is this server's `/r/{framework}`. Needs the scope `read`.
 //
+// ```sh
+// curl http://127.0.0.1:8080/r/react/styles/new-york/registry.json
+// ```
+//
 // Corresponds with GET /r/{framework}/styles/{style}/registry.json (the `GetCatalogueOfStyle` operationId).
 func (c *Client) GetCatalogueOfStyle(ctx context.Context, framework FrameworkPath, style StylePath, params *GetCatalogueOfStyleParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetCatalogueOfStyleRequest(c.Server, framework, style, params)
@@ -3632,6 +3976,10 @@ func (c *Client) GetCatalogueOfStyle(ctx context.Context, framework FrameworkPat
 // The same as `/r/{framework}/{name}.json`: where the CLI looks for a registry dependency without a namespace if
 // the environment variable `REGISTRY_URL` is this server's `/r/{framework}`. It sends no API key there; where
 // the server wants one, let the parameter `namespace` do the same. Needs the scope `read`.
+//
+// ```sh
+// curl http://127.0.0.1:8080/r/react/styles/new-york/button.json
+// ```
 //
 // Corresponds with GET /r/{framework}/styles/{style}/{name}.json (the `GetRegistryItemOfStyle` operationId).
 func (c *Client) GetRegistryItemOfStyle(ctx context.Context, framework FrameworkPath, style StylePath, name NamePath, params *GetRegistryItemOfStyleParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -3653,6 +4001,10 @@ func (c *Client) GetRegistryItemOfStyle(ctx context.Context, framework Framework
 // is mapped: a block to `registry:block`, a component to `registry:component`. It counts as an access.
 //
 // Its `ETag` is that of the component or the block. Unknown query parameters are ignored, for the CLI may add its own. Needs the scope `read`.
+//
+// ```sh
+// curl http://127.0.0.1:8080/r/react/button.json
+// ```
 //
 // Corresponds with GET /r/{framework}/{name}.json (the `GetRegistryItem` operationId).
 func (c *Client) GetRegistryItem(ctx context.Context, framework FrameworkPath, name NamePath, params *GetRegistryItemParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -3682,6 +4034,14 @@ func (c *Client) GetRegistryItem(ctx context.Context, framework FrameworkPath, n
 // component of that name stands, or the reverse, is 409. The server's default time to live holds.
 //
 // Needs the scope `write`.
+//
+// ```sh
+//
+//	curl -X PUT -H 'Content-Type: application/json' \
+//	  -d '{"name": "button", "type": "registry:ui", "files": [{"path": "ui/button.tsx", "type": "registry:ui", "content": "export function Button() {}"}]}' \
+//	  http://127.0.0.1:8080/r/react/button.json
+//
+// ```
 //
 // Takes any type of body and a specified content type.
 //
@@ -3714,6 +4074,14 @@ func (c *Client) PutRegistryItemWithBody(ctx context.Context, framework Framewor
 //
 // Needs the scope `write`.
 //
+// ```sh
+//
+//	curl -X PUT -H 'Content-Type: application/json' \
+//	  -d '{"name": "button", "type": "registry:ui", "files": [{"path": "ui/button.tsx", "type": "registry:ui", "content": "export function Button() {}"}]}' \
+//	  http://127.0.0.1:8080/r/react/button.json
+//
+// ```
+//
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with PUT /r/{framework}/{name}.json (the `PutRegistryItem` operationId).
@@ -3733,6 +4101,10 @@ func (c *Client) PutRegistryItem(ctx context.Context, framework FrameworkPath, n
 //
 // Answers 200 when the server can serve every route, else 503 with the reasons: it is starting, the database
 // cannot be reached, or it is shutting down. It needs no credentials and no slot for database work.
+//
+// ```sh
+// curl http://127.0.0.1:8080/readyz
+// ```
 //
 // Corresponds with GET /readyz (the `Readyz` operationId).
 func (c *Client) Readyz(ctx context.Context, params *ReadyzParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -3758,6 +4130,10 @@ func (c *Client) Readyz(ctx context.Context, params *ReadyzParams, reqEditors ..
 //
 // Needs the scope `read`.
 //
+// ```sh
+// curl 'http://127.0.0.1:8080/v1/blocks/react?category=authentication'
+// ```
+//
 // Corresponds with GET /v1/blocks/{framework} (the `ListBlocks` operationId).
 func (c *Client) ListBlocks(ctx context.Context, framework FrameworkPath, params *ListBlocksParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListBlocksRequest(c.Server, framework, params)
@@ -3778,8 +4154,12 @@ func (c *Client) ListBlocks(ctx context.Context, framework FrameworkPath, params
 //
 // Needs the scope `write`.
 //
+// ```sh
+// curl -X DELETE http://127.0.0.1:8080/v1/blocks/react/login-01
+// ```
+//
 // Corresponds with DELETE /v1/blocks/{framework}/{name} (the `DeleteBlock` operationId).
-func (c *Client) DeleteBlock(ctx context.Context, framework FrameworkPath, name NamePath, params *DeleteBlockParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Client) DeleteBlock(ctx context.Context, framework FrameworkPath, name BlockNamePath, params *DeleteBlockParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewDeleteBlockRequest(c.Server, framework, name, params)
 	if err != nil {
 		return nil, err
@@ -3805,8 +4185,12 @@ func (c *Client) DeleteBlock(ctx context.Context, framework FrameworkPath, name 
 //
 // Needs the scope `read`.
 //
+// ```sh
+// curl http://127.0.0.1:8080/v1/blocks/react/login-01
+// ```
+//
 // Corresponds with GET /v1/blocks/{framework}/{name} (the `GetBlock` operationId).
-func (c *Client) GetBlock(ctx context.Context, framework FrameworkPath, name NamePath, params *GetBlockParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Client) GetBlock(ctx context.Context, framework FrameworkPath, name BlockNamePath, params *GetBlockParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetBlockRequest(c.Server, framework, name, params)
 	if err != nil {
 		return nil, err
@@ -3824,8 +4208,12 @@ func (c *Client) GetBlock(ctx context.Context, framework FrameworkPath, name Nam
 //
 // Needs the scope `read`.
 //
+// ```sh
+// curl --head http://127.0.0.1:8080/v1/blocks/react/login-01
+// ```
+//
 // Corresponds with HEAD /v1/blocks/{framework}/{name} (the `HeadBlock` operationId).
-func (c *Client) HeadBlock(ctx context.Context, framework FrameworkPath, name NamePath, params *HeadBlockParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Client) HeadBlock(ctx context.Context, framework FrameworkPath, name BlockNamePath, params *HeadBlockParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewHeadBlockRequest(c.Server, framework, name, params)
 	if err != nil {
 		return nil, err
@@ -3851,10 +4239,18 @@ func (c *Client) HeadBlock(ctx context.Context, framework FrameworkPath, name Na
 //
 // Needs the scope `write`.
 //
+// ```sh
+//
+//	curl -X PUT -H 'Content-Type: application/json' \
+//	  -d '{"category": "authentication", "files": [{"path": "page.tsx", "content": "export default function Page() {}"}]}' \
+//	  http://127.0.0.1:8080/v1/blocks/react/login-01
+//
+// ```
+//
 // Takes any type of body and a specified content type.
 //
 // Corresponds with PUT /v1/blocks/{framework}/{name} (the `PutBlock` operationId).
-func (c *Client) PutBlockWithBody(ctx context.Context, framework FrameworkPath, name NamePath, params *PutBlockParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Client) PutBlockWithBody(ctx context.Context, framework FrameworkPath, name BlockNamePath, params *PutBlockParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewPutBlockRequestWithBody(c.Server, framework, name, params, contentType, body)
 	if err != nil {
 		return nil, err
@@ -3880,10 +4276,18 @@ func (c *Client) PutBlockWithBody(ctx context.Context, framework FrameworkPath, 
 //
 // Needs the scope `write`.
 //
+// ```sh
+//
+//	curl -X PUT -H 'Content-Type: application/json' \
+//	  -d '{"category": "authentication", "files": [{"path": "page.tsx", "content": "export default function Page() {}"}]}' \
+//	  http://127.0.0.1:8080/v1/blocks/react/login-01
+//
+// ```
+//
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with PUT /v1/blocks/{framework}/{name} (the `PutBlock` operationId).
-func (c *Client) PutBlock(ctx context.Context, framework FrameworkPath, name NamePath, params *PutBlockParams, body PutBlockJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Client) PutBlock(ctx context.Context, framework FrameworkPath, name BlockNamePath, params *PutBlockParams, body PutBlockJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewPutBlockRequest(c.Server, framework, name, params, body)
 	if err != nil {
 		return nil, err
@@ -3906,6 +4310,10 @@ func (c *Client) PutBlock(ctx context.Context, framework FrameworkPath, name Nam
 //
 // Needs the scope `read`.
 //
+// ```sh
+// curl 'http://127.0.0.1:8080/v1/components/react?limit=50'
+// ```
+//
 // Corresponds with GET /v1/components/{framework} (the `ListComponents` operationId).
 func (c *Client) ListComponents(ctx context.Context, framework FrameworkPath, params *ListComponentsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListComponentsRequest(c.Server, framework, params)
@@ -3925,6 +4333,10 @@ func (c *Client) ListComponents(ctx context.Context, framework FrameworkPath, pa
 // `If-Match` only the value that you know is deleted.
 //
 // Needs the scope `write`.
+//
+// ```sh
+// curl -X DELETE http://127.0.0.1:8080/v1/components/react/button
+// ```
 //
 // Corresponds with DELETE /v1/components/{framework}/{name} (the `DeleteComponent` operationId).
 func (c *Client) DeleteComponent(ctx context.Context, framework FrameworkPath, name NamePath, params *DeleteComponentParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -3953,6 +4365,10 @@ func (c *Client) DeleteComponent(ctx context.Context, framework FrameworkPath, n
 //
 // Needs the scope `read`.
 //
+// ```sh
+// curl http://127.0.0.1:8080/v1/components/react/button
+// ```
+//
 // Corresponds with GET /v1/components/{framework}/{name} (the `GetComponent` operationId).
 func (c *Client) GetComponent(ctx context.Context, framework FrameworkPath, name NamePath, params *GetComponentParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetComponentRequest(c.Server, framework, name, params)
@@ -3971,6 +4387,10 @@ func (c *Client) GetComponent(ctx context.Context, framework FrameworkPath, name
 // Answers with the status and the headers of GET and no body, errors included. It does not count as an access.
 //
 // Needs the scope `read`.
+//
+// ```sh
+// curl --head http://127.0.0.1:8080/v1/components/react/button
+// ```
 //
 // Corresponds with HEAD /v1/components/{framework}/{name} (the `HeadComponent` operationId).
 func (c *Client) HeadComponent(ctx context.Context, framework FrameworkPath, name NamePath, params *HeadComponentParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -3998,6 +4418,14 @@ func (c *Client) HeadComponent(ctx context.Context, framework FrameworkPath, nam
 // only over the value that you know.
 //
 // Needs the scope `write`.
+//
+// ```sh
+//
+//	curl -X PUT -H 'Content-Type: application/json' \
+//	  -d '{"sourceCode": "export function Button() { return <button /> }", "dependencies": ["@radix-ui/react-slot"]}' \
+//	  http://127.0.0.1:8080/v1/components/react/button
+//
+// ```
 //
 // Takes any type of body and a specified content type.
 //
@@ -4028,6 +4456,14 @@ func (c *Client) PutComponentWithBody(ctx context.Context, framework FrameworkPa
 //
 // Needs the scope `write`.
 //
+// ```sh
+//
+//	curl -X PUT -H 'Content-Type: application/json' \
+//	  -d '{"sourceCode": "export function Button() { return <button /> }", "dependencies": ["@radix-ui/react-slot"]}' \
+//	  http://127.0.0.1:8080/v1/components/react/button
+//
+// ```
+//
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with PUT /v1/components/{framework}/{name} (the `PutComponent` operationId).
@@ -4050,6 +4486,10 @@ func (c *Client) PutComponent(ctx context.Context, framework FrameworkPath, name
 //
 // Needs the scope `read`.
 //
+// ```sh
+// curl http://127.0.0.1:8080/v1/frameworks
+// ```
+//
 // Corresponds with GET /v1/frameworks (the `ListFrameworks` operationId).
 func (c *Client) ListFrameworks(ctx context.Context, params *ListFrameworksParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListFrameworksRequest(c.Server, params)
@@ -4069,6 +4509,10 @@ func (c *Client) ListFrameworks(ctx context.Context, params *ListFrameworksParam
 // counts what was deleted, by kind.
 //
 // Needs the scope `admin`.
+//
+// ```sh
+// curl -X DELETE 'http://127.0.0.1:8080/v1/items?pattern=component:vue:*'
+// ```
 //
 // Corresponds with DELETE /v1/items (the `ClearItems` operationId).
 func (c *Client) ClearItems(ctx context.Context, params *ClearItemsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -4091,6 +4535,10 @@ func (c *Client) ClearItems(ctx context.Context, params *ClearItemsParams, reqEd
 //
 // It does not count as an access. Needs the scope `read`.
 //
+// ```sh
+// curl 'http://127.0.0.1:8080/v1/items?pattern=component:react:*&limit=50'
+// ```
+//
 // Corresponds with GET /v1/items (the `ListKeys` operationId).
 func (c *Client) ListKeys(ctx context.Context, params *ListKeysParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListKeysRequest(c.Server, params)
@@ -4110,6 +4558,10 @@ func (c *Client) ListKeys(ctx context.Context, params *ListKeysParams, reqEditor
 // only the value that you know is deleted.
 //
 // Needs the scope `write`.
+//
+// ```sh
+// curl -X DELETE http://127.0.0.1:8080/v1/items/metadata:github_rate_limit
+// ```
 //
 // Corresponds with DELETE /v1/items/{key} (the `DeleteItem` operationId).
 func (c *Client) DeleteItem(ctx context.Context, key KeyPath, params *DeleteItemParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -4136,6 +4588,10 @@ func (c *Client) DeleteItem(ctx context.Context, key KeyPath, params *DeleteItem
 //
 // Needs the scope `read`.
 //
+// ```sh
+// curl http://127.0.0.1:8080/v1/items/component:react:button
+// ```
+//
 // Corresponds with GET /v1/items/{key} (the `GetItem` operationId).
 func (c *Client) GetItem(ctx context.Context, key KeyPath, params *GetItemParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetItemRequest(c.Server, key, params)
@@ -4154,6 +4610,10 @@ func (c *Client) GetItem(ctx context.Context, key KeyPath, params *GetItemParams
 // Answers with the status and the headers of GET and no body, errors included. It does not count as an access.
 //
 // Needs the scope `read`.
+//
+// ```sh
+// curl --head http://127.0.0.1:8080/v1/items/component:react:button
+// ```
 //
 // Corresponds with HEAD /v1/items/{key} (the `HeadItem` operationId).
 func (c *Client) HeadItem(ctx context.Context, key KeyPath, params *HeadItemParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -4182,6 +4642,14 @@ func (c *Client) HeadItem(ctx context.Context, key KeyPath, params *HeadItemPara
 // the value that you know.
 //
 // Needs the scope `write`.
+//
+// ```sh
+//
+//	curl -X PUT -H 'Content-Type: application/json' \
+//	  -d '{"remaining": 4999, "resetAt": "2026-11-21T10:00:00Z"}' \
+//	  'http://127.0.0.1:8080/v1/items/metadata:github_rate_limit?ttl=3600'
+//
+// ```
 //
 // Takes any type of body and a specified content type.
 //
@@ -4213,6 +4681,14 @@ func (c *Client) PutItemWithBody(ctx context.Context, key KeyPath, params *PutIt
 //
 // Needs the scope `write`.
 //
+// ```sh
+//
+//	curl -X PUT -H 'Content-Type: application/json' \
+//	  -d '{"remaining": 4999, "resetAt": "2026-11-21T10:00:00Z"}' \
+//	  'http://127.0.0.1:8080/v1/items/metadata:github_rate_limit?ttl=3600'
+//
+// ```
+//
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with PUT /v1/items/{key} (the `PutItem` operationId).
@@ -4235,6 +4711,10 @@ func (c *Client) PutItem(ctx context.Context, key KeyPath, params *PutItemParams
 //
 // Needs the scope `read`.
 //
+// ```sh
+// curl http://127.0.0.1:8080/v1/items/component:react:button/metadata
+// ```
+//
 // Corresponds with GET /v1/items/{key}/metadata (the `GetItemMetadata` operationId).
 func (c *Client) GetItemMetadata(ctx context.Context, key KeyPath, params *GetItemMetadataParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetItemMetadataRequest(c.Server, key, params)
@@ -4256,6 +4736,13 @@ func (c *Client) GetItemMetadata(ctx context.Context, key KeyPath, params *GetIt
 // The value, `etag` and `updatedAt` stay as they are, and it does not count as an access.
 //
 // Needs the scope `write`.
+//
+// ```sh
+//
+//	curl -H 'Content-Type: application/json' -d '{"ttl": 3600}' \
+//	  http://127.0.0.1:8080/v1/items/metadata:github_rate_limit/touch
+//
+// ```
 //
 // Takes any type of body and a specified content type.
 //
@@ -4281,6 +4768,13 @@ func (c *Client) TouchItemWithBody(ctx context.Context, key KeyPath, params *Tou
 //
 // Needs the scope `write`.
 //
+// ```sh
+//
+//	curl -H 'Content-Type: application/json' -d '{"ttl": 3600}' \
+//	  http://127.0.0.1:8080/v1/items/metadata:github_rate_limit/touch
+//
+// ```
+//
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /v1/items/{key}/touch (the `TouchItem` operationId).
@@ -4303,6 +4797,10 @@ func (c *Client) TouchItem(ctx context.Context, key KeyPath, params *TouchItemPa
 //
 // Needs the scope `admin`.
 //
+// ```sh
+// curl -H 'Content-Type: application/json' -d '{"targetBytes": 536870912}' http://127.0.0.1:8080/v1/maintenance
+// ```
+//
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/maintenance (the `Maintain` operationId).
@@ -4324,6 +4822,10 @@ func (c *Client) MaintainWithBody(ctx context.Context, params *MaintainParams, c
 // `targetBytes`, or `evictItems` of them. No body, or an empty one, is `{}`: down to the limit.
 //
 // Needs the scope `admin`.
+//
+// ```sh
+// curl -H 'Content-Type: application/json' -d '{"targetBytes": 536870912}' http://127.0.0.1:8080/v1/maintenance
+// ```
 //
 // Takes a body of the `application/json` content type.
 //
@@ -4348,6 +4850,10 @@ func (c *Client) Maintain(ctx context.Context, params *MaintainParams, body Main
 //
 // Needs the scope `write`.
 //
+// ```sh
+// curl -H 'Content-Type: application/json' -d '{"keys": ["component:react:card", "team:theme"]}' http://127.0.0.1:8080/v1/mdelete
+// ```
+//
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/mdelete (the `Mdelete` operationId).
@@ -4370,6 +4876,10 @@ func (c *Client) MdeleteWithBody(ctx context.Context, params *MdeleteParams, con
 // otherwise. One bad key refuses the whole batch, with one detail for each bad key.
 //
 // Needs the scope `write`.
+//
+// ```sh
+// curl -H 'Content-Type: application/json' -d '{"keys": ["component:react:card", "team:theme"]}' http://127.0.0.1:8080/v1/mdelete
+// ```
 //
 // Takes a body of the `application/json` content type.
 //
@@ -4400,6 +4910,13 @@ func (c *Client) Mdelete(ctx context.Context, params *MdeleteParams, body Mdelet
 //
 // Needs the scope `read`.
 //
+// ```sh
+//
+//	curl -H 'Content-Type: application/json' \
+//	  -d '{"keys": ["metadata:github_rate_limit", "component:react:buton"]}' http://127.0.0.1:8080/v1/mget
+//
+// ```
+//
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/mget (the `Mget` operationId).
@@ -4429,6 +4946,13 @@ func (c *Client) MgetWithBody(ctx context.Context, params *MgetParams, contentTy
 //
 // Needs the scope `read`.
 //
+// ```sh
+//
+//	curl -H 'Content-Type: application/json' \
+//	  -d '{"keys": ["metadata:github_rate_limit", "component:react:buton"]}' http://127.0.0.1:8080/v1/mget
+//
+// ```
+//
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /v1/mget (the `Mget` operationId).
@@ -4455,6 +4979,14 @@ func (c *Client) Mget(ctx context.Context, params *MgetParams, body MgetJSONRequ
 //
 // Needs the scope `write`.
 //
+// ```sh
+//
+//	curl -H 'Content-Type: application/json' \
+//	  -d '{"entries": {"component:react:card": {"sourceCode": "export function Card() {}"}, "team:theme": {"accent": "teal"}}, "ttl": 3600}' \
+//	  http://127.0.0.1:8080/v1/mset
+//
+// ```
+//
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/mset (the `Mset` operationId).
@@ -4480,6 +5012,14 @@ func (c *Client) MsetWithBody(ctx context.Context, params *MsetParams, contentTy
 // stored or nothing; the same batch may be sent again.
 //
 // Needs the scope `write`.
+//
+// ```sh
+//
+//	curl -H 'Content-Type: application/json' \
+//	  -d '{"entries": {"component:react:card": {"sourceCode": "export function Card() {}"}, "team:theme": {"accent": "teal"}}, "ttl": 3600}' \
+//	  http://127.0.0.1:8080/v1/mset
+//
+// ```
 //
 // Takes a body of the `application/json` content type.
 //
@@ -4525,6 +5065,10 @@ func (c *Client) Mset(ctx context.Context, params *MsetParams, body MsetJSONRequ
 //
 // It does not count as an access. Needs the scope `read`.
 //
+// ```sh
+// curl 'http://127.0.0.1:8080/v1/search?q=but&kind=component'
+// ```
+//
 // Corresponds with GET /v1/search (the `Search` operationId).
 func (c *Client) Search(ctx context.Context, params *SearchParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewSearchRequest(c.Server, params)
@@ -4545,6 +5089,10 @@ func (c *Client) Search(ctx context.Context, params *SearchParams, reqEditors ..
 // started.
 //
 // Needs the scope `admin`.
+//
+// ```sh
+// curl http://127.0.0.1:8080/v1/stats
+// ```
 //
 // Corresponds with GET /v1/stats (the `GetStats` operationId).
 func (c *Client) GetStats(ctx context.Context, params *GetStatsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -4587,6 +5135,14 @@ func (c *Client) GetStats(ctx context.Context, params *GetStatsParams, reqEditor
 // `commit_unknown` all of it is done or nothing: read before you repeat it.
 //
 // Needs the scope `write`.
+//
+// ```sh
+//
+//	curl -H 'Content-Type: application/json' \
+//	  -d '{"operations": [{"check": {"key": "team:frozen", "etag": null}}, {"set": {"key": "team:builds", "value": 1}}]}' \
+//	  http://127.0.0.1:8080/v1/transactions
+//
+// ```
 //
 // Takes any type of body and a specified content type.
 //
@@ -4632,6 +5188,14 @@ func (c *Client) TransactWithBody(ctx context.Context, params *TransactParams, c
 //
 // Needs the scope `write`.
 //
+// ```sh
+//
+//	curl -H 'Content-Type: application/json' \
+//	  -d '{"operations": [{"check": {"key": "team:frozen", "etag": null}}, {"set": {"key": "team:builds", "value": 1}}]}' \
+//	  http://127.0.0.1:8080/v1/transactions
+//
+// ```
+//
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /v1/transactions (the `Transact` operationId).
@@ -4645,6 +5209,119 @@ func (c *Client) Transact(ctx context.Context, params *TransactParams, body Tran
 		return nil, err
 	}
 	return c.Client.Do(req)
+}
+
+// NewGetDocsRequest constructs an http.Request for the GetDocs method
+func NewGetDocsRequest(server string, params *GetDocsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/docs")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IfNoneMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-None-Match", *params.IfNoneMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-None-Match", headerParam0)
+		}
+
+		if params.XRequestID != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "X-Request-Id", *params.XRequestID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("X-Request-Id", headerParam1)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewGetDocsFileRequest constructs an http.Request for the GetDocsFile method
+func NewGetDocsFileRequest(server string, asset string, params *GetDocsFileParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "asset", asset, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/docs/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IfNoneMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-None-Match", *params.IfNoneMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-None-Match", headerParam0)
+		}
+
+		if params.XRequestID != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "X-Request-Id", *params.XRequestID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("X-Request-Id", headerParam1)
+		}
+
+	}
+
+	return req, nil
 }
 
 // NewGetCatalogueRequest constructs an http.Request for the GetCatalogue method
@@ -5375,7 +6052,7 @@ func NewListBlocksRequest(server string, framework FrameworkPath, params *ListBl
 }
 
 // NewDeleteBlockRequest constructs an http.Request for the DeleteBlock method
-func NewDeleteBlockRequest(server string, framework FrameworkPath, name NamePath, params *DeleteBlockParams) (*http.Request, error) {
+func NewDeleteBlockRequest(server string, framework FrameworkPath, name BlockNamePath, params *DeleteBlockParams) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -5442,7 +6119,7 @@ func NewDeleteBlockRequest(server string, framework FrameworkPath, name NamePath
 }
 
 // NewGetBlockRequest constructs an http.Request for the GetBlock method
-func NewGetBlockRequest(server string, framework FrameworkPath, name NamePath, params *GetBlockParams) (*http.Request, error) {
+func NewGetBlockRequest(server string, framework FrameworkPath, name BlockNamePath, params *GetBlockParams) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -5520,7 +6197,7 @@ func NewGetBlockRequest(server string, framework FrameworkPath, name NamePath, p
 }
 
 // NewHeadBlockRequest constructs an http.Request for the HeadBlock method
-func NewHeadBlockRequest(server string, framework FrameworkPath, name NamePath, params *HeadBlockParams) (*http.Request, error) {
+func NewHeadBlockRequest(server string, framework FrameworkPath, name BlockNamePath, params *HeadBlockParams) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -5598,7 +6275,7 @@ func NewHeadBlockRequest(server string, framework FrameworkPath, name NamePath, 
 }
 
 // NewPutBlockRequest calls the generic PutBlock builder with application/json body
-func NewPutBlockRequest(server string, framework FrameworkPath, name NamePath, params *PutBlockParams, body PutBlockJSONRequestBody) (*http.Request, error) {
+func NewPutBlockRequest(server string, framework FrameworkPath, name BlockNamePath, params *PutBlockParams, body PutBlockJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
 	buf, err := json.Marshal(body)
 	if err != nil {
@@ -5609,7 +6286,7 @@ func NewPutBlockRequest(server string, framework FrameworkPath, name NamePath, p
 }
 
 // NewPutBlockRequestWithBody constructs an http.Request for the PutBlock method, with any body, and a specified content type
-func NewPutBlockRequestWithBody(server string, framework FrameworkPath, name NamePath, params *PutBlockParams, contentType string, body io.Reader) (*http.Request, error) {
+func NewPutBlockRequestWithBody(server string, framework FrameworkPath, name BlockNamePath, params *PutBlockParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string

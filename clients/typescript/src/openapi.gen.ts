@@ -36,6 +36,10 @@ export interface paths {
          *     `Stockroom-Stale: true`; everything else is 503.
          *
          *     Needs the scope `read`.
+         *
+         *     ```sh
+         *     curl http://127.0.0.1:8080/v1/items/component:react:button
+         *     ```
          */
         get: operations["getItem"];
         /**
@@ -52,6 +56,12 @@ export interface paths {
          *     the value that you know.
          *
          *     Needs the scope `write`.
+         *
+         *     ```sh
+         *     curl -X PUT -H 'Content-Type: application/json' \
+         *       -d '{"remaining": 4999, "resetAt": "2026-11-21T10:00:00Z"}' \
+         *       'http://127.0.0.1:8080/v1/items/metadata:github_rate_limit?ttl=3600'
+         *     ```
          */
         put: operations["putItem"];
         post?: never;
@@ -61,6 +71,10 @@ export interface paths {
          *     only the value that you know is deleted.
          *
          *     Needs the scope `write`.
+         *
+         *     ```sh
+         *     curl -X DELETE http://127.0.0.1:8080/v1/items/metadata:github_rate_limit
+         *     ```
          */
         delete: operations["deleteItem"];
         options?: never;
@@ -69,6 +83,10 @@ export interface paths {
          * @description Answers with the status and the headers of GET and no body, errors included. It does not count as an access.
          *
          *     Needs the scope `read`.
+         *
+         *     ```sh
+         *     curl --head http://127.0.0.1:8080/v1/items/component:react:button
+         *     ```
          */
         head: operations["headItem"];
         patch?: never;
@@ -101,6 +119,10 @@ export interface paths {
          *     and time may lag behind the reads by the configured flush interval (1 s).
          *
          *     Needs the scope `read`.
+         *
+         *     ```sh
+         *     curl http://127.0.0.1:8080/v1/items/component:react:button/metadata
+         *     ```
          */
         get: operations["getItemMetadata"];
         put?: never;
@@ -142,6 +164,11 @@ export interface paths {
          *     The value, `etag` and `updatedAt` stay as they are, and it does not count as an access.
          *
          *     Needs the scope `write`.
+         *
+         *     ```sh
+         *     curl -H 'Content-Type: application/json' -d '{"ttl": 3600}' \
+         *       http://127.0.0.1:8080/v1/items/metadata:github_rate_limit/touch
+         *     ```
          */
         post: operations["touchItem"];
         delete?: never;
@@ -180,6 +207,10 @@ export interface paths {
          *     during the whole walk is listed exactly once.
          *
          *     It does not count as an access. Needs the scope `read`.
+         *
+         *     ```sh
+         *     curl 'http://127.0.0.1:8080/v1/items?pattern=component:react:*&limit=50'
+         *     ```
          */
         get: operations["listKeys"];
         put?: never;
@@ -190,6 +221,10 @@ export interface paths {
          *     counts what was deleted, by kind.
          *
          *     Needs the scope `admin`.
+         *
+         *     ```sh
+         *     curl -X DELETE 'http://127.0.0.1:8080/v1/items?pattern=component:vue:*'
+         *     ```
          */
         delete: operations["clearItems"];
         options?: never;
@@ -226,6 +261,11 @@ export interface paths {
          *     refuses the whole batch, with one detail for each bad key.
          *
          *     Needs the scope `read`.
+         *
+         *     ```sh
+         *     curl -H 'Content-Type: application/json' \
+         *       -d '{"keys": ["metadata:github_rate_limit", "component:react:buton"]}' http://127.0.0.1:8080/v1/mget
+         *     ```
          */
         post: operations["mget"];
         delete?: never;
@@ -260,6 +300,12 @@ export interface paths {
          *     stored or nothing; the same batch may be sent again.
          *
          *     Needs the scope `write`.
+         *
+         *     ```sh
+         *     curl -H 'Content-Type: application/json' \
+         *       -d '{"entries": {"component:react:card": {"sourceCode": "export function Card() {}"}, "team:theme": {"accent": "teal"}}, "ttl": 3600}' \
+         *       http://127.0.0.1:8080/v1/mset
+         *     ```
          */
         post: operations["mset"];
         delete?: never;
@@ -291,6 +337,10 @@ export interface paths {
          *     otherwise. One bad key refuses the whole batch, with one detail for each bad key.
          *
          *     Needs the scope `write`.
+         *
+         *     ```sh
+         *     curl -H 'Content-Type: application/json' -d '{"keys": ["component:react:card", "team:theme"]}' http://127.0.0.1:8080/v1/mdelete
+         *     ```
          */
         post: operations["mdelete"];
         delete?: never;
@@ -343,6 +393,12 @@ export interface paths {
          *     `commit_unknown` all of it is done or nothing: read before you repeat it.
          *
          *     Needs the scope `write`.
+         *
+         *     ```sh
+         *     curl -H 'Content-Type: application/json' \
+         *       -d '{"operations": [{"check": {"key": "team:frozen", "etag": null}}, {"set": {"key": "team:builds", "value": 1}}]}' \
+         *       http://127.0.0.1:8080/v1/transactions
+         *     ```
          */
         post: operations["transact"];
         delete?: never;
@@ -390,6 +446,10 @@ export interface paths {
          *     `Stockroom-Stale: true`; everything else is 503.
          *
          *     Needs the scope `read`.
+         *
+         *     ```sh
+         *     curl http://127.0.0.1:8080/v1/components/react/button
+         *     ```
          */
         get: operations["getComponent"];
         /**
@@ -405,6 +465,12 @@ export interface paths {
          *     only over the value that you know.
          *
          *     Needs the scope `write`.
+         *
+         *     ```sh
+         *     curl -X PUT -H 'Content-Type: application/json' \
+         *       -d '{"sourceCode": "export function Button() { return <button /> }", "dependencies": ["@radix-ui/react-slot"]}' \
+         *       http://127.0.0.1:8080/v1/components/react/button
+         *     ```
          */
         put: operations["putComponent"];
         post?: never;
@@ -414,6 +480,10 @@ export interface paths {
          *     `If-Match` only the value that you know is deleted.
          *
          *     Needs the scope `write`.
+         *
+         *     ```sh
+         *     curl -X DELETE http://127.0.0.1:8080/v1/components/react/button
+         *     ```
          */
         delete: operations["deleteComponent"];
         options?: never;
@@ -422,6 +492,10 @@ export interface paths {
          * @description Answers with the status and the headers of GET and no body, errors included. It does not count as an access.
          *
          *     Needs the scope `read`.
+         *
+         *     ```sh
+         *     curl --head http://127.0.0.1:8080/v1/components/react/button
+         *     ```
          */
         head: operations["headComponent"];
         patch?: never;
@@ -457,6 +531,10 @@ export interface paths {
          *     component that exists during the whole walk is listed exactly once. It does not count as an access.
          *
          *     Needs the scope `read`.
+         *
+         *     ```sh
+         *     curl 'http://127.0.0.1:8080/v1/components/react?limit=50'
+         *     ```
          */
         get: operations["listComponents"];
         put?: never;
@@ -485,11 +563,11 @@ export interface paths {
                  */
                 framework: components["parameters"]["FrameworkPath"];
                 /**
-                 * @description The name of the component or the block, 1 to 100 characters, without `:` and control characters, and not `.`
-                 *     or `..`. The key that it makes with the kind and the framework has at most 255 bytes.
-                 * @example button
+                 * @description The name of the block, 1 to 100 characters, without `:` and control characters, and not `.` or `..`. The key
+                 *     that it makes with the kind and the framework has at most 255 bytes.
+                 * @example login-01
                  */
-                name: components["parameters"]["NamePath"];
+                name: components["parameters"]["BlockNamePath"];
             };
             cookie?: never;
         };
@@ -506,6 +584,10 @@ export interface paths {
          *     `Stockroom-Stale: true`; everything else is 503.
          *
          *     Needs the scope `read`.
+         *
+         *     ```sh
+         *     curl http://127.0.0.1:8080/v1/blocks/react/login-01
+         *     ```
          */
         get: operations["getBlock"];
         /**
@@ -521,6 +603,12 @@ export interface paths {
          *     over the value that you know.
          *
          *     Needs the scope `write`.
+         *
+         *     ```sh
+         *     curl -X PUT -H 'Content-Type: application/json' \
+         *       -d '{"category": "authentication", "files": [{"path": "page.tsx", "content": "export default function Page() {}"}]}' \
+         *       http://127.0.0.1:8080/v1/blocks/react/login-01
+         *     ```
          */
         put: operations["putBlock"];
         post?: never;
@@ -530,6 +618,10 @@ export interface paths {
          *     `If-Match` only the value that you know is deleted.
          *
          *     Needs the scope `write`.
+         *
+         *     ```sh
+         *     curl -X DELETE http://127.0.0.1:8080/v1/blocks/react/login-01
+         *     ```
          */
         delete: operations["deleteBlock"];
         options?: never;
@@ -538,6 +630,10 @@ export interface paths {
          * @description Answers with the status and the headers of GET and no body, errors included. It does not count as an access.
          *
          *     Needs the scope `read`.
+         *
+         *     ```sh
+         *     curl --head http://127.0.0.1:8080/v1/blocks/react/login-01
+         *     ```
          */
         head: operations["headBlock"];
         patch?: never;
@@ -573,6 +669,10 @@ export interface paths {
          *     that exists during the whole walk is listed exactly once. It does not count as an access.
          *
          *     Needs the scope `read`.
+         *
+         *     ```sh
+         *     curl 'http://127.0.0.1:8080/v1/blocks/react?category=authentication'
+         *     ```
          */
         get: operations["listBlocks"];
         put?: never;
@@ -603,6 +703,10 @@ export interface paths {
          *     of each and the bytes that they are charged.
          *
          *     Needs the scope `read`.
+         *
+         *     ```sh
+         *     curl http://127.0.0.1:8080/v1/frameworks
+         *     ```
          */
         get: operations["listFrameworks"];
         put?: never;
@@ -655,6 +759,10 @@ export interface paths {
          *     are found.
          *
          *     It does not count as an access. Needs the scope `read`.
+         *
+         *     ```sh
+         *     curl 'http://127.0.0.1:8080/v1/search?q=but&kind=component'
+         *     ```
          */
         get: operations["search"];
         put?: never;
@@ -686,6 +794,10 @@ export interface paths {
          *     started.
          *
          *     Needs the scope `admin`.
+         *
+         *     ```sh
+         *     curl http://127.0.0.1:8080/v1/stats
+         *     ```
          */
         get: operations["getStats"];
         put?: never;
@@ -718,6 +830,10 @@ export interface paths {
          *     `targetBytes`, or `evictItems` of them. No body, or an empty one, is `{}`: down to the limit.
          *
          *     Needs the scope `admin`.
+         *
+         *     ```sh
+         *     curl -H 'Content-Type: application/json' -d '{"targetBytes": 536870912}' http://127.0.0.1:8080/v1/maintenance
+         *     ```
          */
         post: operations["maintain"];
         delete?: never;
@@ -758,6 +874,10 @@ export interface paths {
          *
          *     All of the page is as of one moment. It is no access to the items. Unknown query parameters are ignored, for
          *     the CLI may add its own. Needs the scope `read`.
+         *
+         *     ```sh
+         *     curl 'http://127.0.0.1:8080/r/react/registry.json?q=button&limit=20'
+         *     ```
          */
         get: operations["getCatalogue"];
         put?: never;
@@ -801,6 +921,10 @@ export interface paths {
          *     is mapped: a block to `registry:block`, a component to `registry:component`. It counts as an access.
          *
          *     Its `ETag` is that of the component or the block. Unknown query parameters are ignored, for the CLI may add its own. Needs the scope `read`.
+         *
+         *     ```sh
+         *     curl http://127.0.0.1:8080/r/react/button.json
+         *     ```
          */
         get: operations["getRegistryItem"];
         /**
@@ -818,6 +942,12 @@ export interface paths {
          *     component of that name stands, or the reverse, is 409. The server's default time to live holds.
          *
          *     Needs the scope `write`.
+         *
+         *     ```sh
+         *     curl -X PUT -H 'Content-Type: application/json' \
+         *       -d '{"name": "button", "type": "registry:ui", "files": [{"path": "ui/button.tsx", "type": "registry:ui", "content": "export function Button() {}"}]}' \
+         *       http://127.0.0.1:8080/r/react/button.json
+         *     ```
          */
         put: operations["putRegistryItem"];
         post?: never;
@@ -856,6 +986,10 @@ export interface paths {
          * Get the catalogue, as the CLI's own registry
          * @description The same as `/r/{framework}/registry.json`: where the CLI looks for the catalogue of its own registry if the
          *     environment variable `REGISTRY_URL` is this server's `/r/{framework}`. Needs the scope `read`.
+         *
+         *     ```sh
+         *     curl http://127.0.0.1:8080/r/react/styles/new-york/registry.json
+         *     ```
          */
         get: operations["getCatalogueOfStyle"];
         put?: never;
@@ -902,6 +1036,10 @@ export interface paths {
          * @description The same as `/r/{framework}/{name}.json`: where the CLI looks for a registry dependency without a namespace if
          *     the environment variable `REGISTRY_URL` is this server's `/r/{framework}`. It sends no API key there; where
          *     the server wants one, let the parameter `namespace` do the same. Needs the scope `read`.
+         *
+         *     ```sh
+         *     curl http://127.0.0.1:8080/r/react/styles/new-york/button.json
+         *     ```
          */
         get: operations["getRegistryItemOfStyle"];
         put?: never;
@@ -930,6 +1068,10 @@ export interface paths {
          * Ask whether the process is alive
          * @description Answers 200 as long as the process serves HTTP, whatever the state of the database. It needs no credentials
          *     and no slot for database work.
+         *
+         *     ```sh
+         *     curl http://127.0.0.1:8080/livez
+         *     ```
          */
         get: operations["livez"];
         put?: never;
@@ -958,6 +1100,10 @@ export interface paths {
          * Ask whether the server takes requests
          * @description Answers 200 when the server can serve every route, else 503 with the reasons: it is starting, the database
          *     cannot be reached, or it is shutting down. It needs no credentials and no slot for database work.
+         *
+         *     ```sh
+         *     curl http://127.0.0.1:8080/readyz
+         *     ```
          */
         get: operations["readyz"];
         put?: never;
@@ -986,6 +1132,10 @@ export interface paths {
          * Get metrics
          * @description Answers the server's metrics in the Prometheus text format. Labels are route patterns and kinds, never keys or
          *     values. It needs no credentials.
+         *
+         *     ```sh
+         *     curl http://127.0.0.1:8080/metrics
+         *     ```
          */
         get: operations["getMetrics"];
         put?: never;
@@ -1013,8 +1163,82 @@ export interface paths {
         /**
          * Get this document
          * @description Answers the contract that this server was built from. It needs no credentials.
+         *
+         *     ```sh
+         *     curl http://127.0.0.1:8080/openapi.yaml
+         *     ```
          */
         get: operations["getOpenAPI"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/docs": {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description An id of the caller's own for the request, 1 to 128 of the characters `A-Z a-z 0-9 . _ -`. It comes back in
+                 *     the answer and stands in the server's log. Any other value is not refused: the server makes an id instead.
+                 * @example build-7421.3
+                 */
+                "X-Request-Id"?: components["parameters"]["RequestIDHeader"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get the reference page
+         * @description Answers a page for people that shows this document and sends requests to the server that it came from. It
+         *     loads nothing from another host, and its Content-Security-Policy allows nothing else. It needs no credentials;
+         *     the requests that are sent from it need theirs. `/docs/` redirects here.
+         *
+         *     ```sh
+         *     curl http://127.0.0.1:8080/docs
+         *     ```
+         */
+        get: operations["getDocs"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/docs/{asset}": {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description An id of the caller's own for the request, 1 to 128 of the characters `A-Z a-z 0-9 . _ -`. It comes back in
+                 *     the answer and stands in the server's log. Any other value is not refused: the server makes an id instead.
+                 * @example build-7421.3
+                 */
+                "X-Request-Id"?: components["parameters"]["RequestIDHeader"];
+            };
+            path: {
+                /**
+                 * @description The name of the file. Which there are may change with every version of the server.
+                 * @example style.css
+                 */
+                asset: "start.js" | "style.css" | "swagger-ui-bundle.js" | "swagger-ui.css";
+            };
+            cookie?: never;
+        };
+        /**
+         * Get a file of the reference page
+         * @description Answers a script or a style sheet of the page. It needs no credentials.
+         *
+         *     ```sh
+         *     curl http://127.0.0.1:8080/docs/style.css
+         *     ```
+         */
+        get: operations["getDocsFile"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1196,9 +1420,26 @@ export interface components {
         /**
          * @description The value of an item: a component, a block, or any other JSON value, as its key says. Here every JSON value
          *     passes; the server holds the value of a `component:` or `block:` key to its schema.
+         * @example {
+         *       "accent": "teal"
+         *     }
          */
         Item: components["schemas"]["Component"] | components["schemas"]["Block"] | components["schemas"]["Entry"];
-        /** @description What the server knows of an item. */
+        /**
+         * @description What the server knows of an item.
+         * @example {
+         *       "key": "metadata:github_rate_limit",
+         *       "kind": "entry",
+         *       "sizeBytes": 54,
+         *       "ttlSeconds": 3600,
+         *       "ttlRemainingSeconds": 3541,
+         *       "createdAt": "2026-11-21T09:29:01.224731Z",
+         *       "updatedAt": "2026-11-21T09:29:01.224731Z",
+         *       "accessedAt": "2026-11-21T09:29:01.224731Z",
+         *       "accessCount": 1,
+         *       "etag": "\"8hWm0pKd3fJ6aZ4iN1oC5Q\""
+         *     }
+         */
         Metadata: {
             /**
              * @description The item's key.
@@ -1545,19 +1786,19 @@ export interface components {
         ClearResult: {
             /**
              * Format: int64
-             * @description Deleted components.
+             * @description How many components were deleted.
              * @example 41
              */
             components: number;
             /**
              * Format: int64
-             * @description Deleted blocks.
+             * @description How many blocks were deleted.
              * @example 3
              */
             blocks: number;
             /**
              * Format: int64
-             * @description Deleted entries.
+             * @description How many entries were deleted.
              * @example 12
              */
             entries: number;
@@ -1671,7 +1912,13 @@ export interface components {
             delete?: components["schemas"]["DeleteOperation"];
             touch?: components["schemas"]["TouchOperation"];
         };
-        /** @description Requires that an item is as expected before the transaction. */
+        /**
+         * @description Requires that an item is as expected before the transaction.
+         * @example {
+         *       "key": "team:builds",
+         *       "etag": "\"8hWm0pKd3fJ6aZ4iN1oC5Q\""
+         *     }
+         */
         CheckOperation: {
             /**
              * @description The item's key.
@@ -1686,7 +1933,13 @@ export interface components {
              */
             etag: string | null;
         };
-        /** @description Puts an item. */
+        /**
+         * @description Puts an item.
+         * @example {
+         *       "key": "team:builds",
+         *       "value": 42
+         *     }
+         */
         SetOperation: {
             /**
              * @description The item's key.
@@ -1701,7 +1954,12 @@ export interface components {
              */
             ttl?: number;
         };
-        /** @description Deletes an item, where there is one. */
+        /**
+         * @description Deletes an item, where there is one.
+         * @example {
+         *       "key": "team:draft"
+         *     }
+         */
         DeleteOperation: {
             /**
              * @description The item's key.
@@ -1709,7 +1967,13 @@ export interface components {
              */
             key: string;
         };
-        /** @description Refreshes the time to live of an item, which must exist. */
+        /**
+         * @description Refreshes the time to live of an item, which must exist.
+         * @example {
+         *       "key": "team:lock",
+         *       "ttl": 60
+         *     }
+         */
         TouchOperation: {
             /**
              * @description The item's key.
@@ -1820,7 +2084,10 @@ export interface components {
              * @example block:react:login-01
              */
             key: string;
-            /** @description What the item is, `component` or `block`. */
+            /**
+             * @description What the item is, `component` or `block`.
+             * @example block
+             */
             kind: components["schemas"]["Kind"];
             /**
              * @description The item's framework.
@@ -1871,29 +2138,37 @@ export interface components {
              */
             nextCursor?: string;
         };
-        /** @description A number of the whole store, and the part of each kind: bytes in `sizeBytes`, items in `items`. */
+        /**
+         * @description A number of the whole store, and the part of each kind: bytes in `sizeBytes`, items in `items`.
+         * @example {
+         *       "total": 300,
+         *       "components": 100,
+         *       "blocks": 200,
+         *       "entries": 0
+         *     }
+         */
         KindTotals: {
             /**
              * Format: int64
-             * @description All kinds together.
+             * @description Bytes or items of all kinds together.
              * @example 300
              */
             total: number;
             /**
              * Format: int64
-             * @description Components.
+             * @description Bytes or items of components.
              * @example 100
              */
             components: number;
             /**
              * Format: int64
-             * @description Blocks.
+             * @description Bytes or items of blocks.
              * @example 200
              */
             blocks: number;
             /**
              * Format: int64
-             * @description Entries.
+             * @description Bytes or items of entries.
              * @example 0
              */
             entries: number;
@@ -1905,7 +2180,15 @@ export interface components {
          * @enum {string}
          */
         BreakerState: "closed" | "open" | "half-open";
-        /** @description The requests that do database work or wait for it. */
+        /**
+         * @description The requests that do database work or wait for it.
+         * @example {
+         *       "inFlight": 3,
+         *       "waiting": 0,
+         *       "capacity": 16,
+         *       "length": 1024
+         *     }
+         */
         QueueStats: {
             /**
              * Format: int64
@@ -1932,7 +2215,19 @@ export interface components {
              */
             length: number;
         };
-        /** @description The pool of connections to the database. */
+        /**
+         * @description The pool of connections to the database.
+         * @example {
+         *       "max": 20,
+         *       "total": 6,
+         *       "idle": 3,
+         *       "acquired": 3,
+         *       "constructing": 0,
+         *       "acquires": 90210,
+         *       "emptyAcquires": 41,
+         *       "canceledAcquires": 0
+         *     }
+         */
         PoolStats: {
             /**
              * Format: int64
@@ -1983,7 +2278,13 @@ export interface components {
              */
             canceledAcquires: number;
         };
-        /** @description The connections that the server tracks from open to close. */
+        /**
+         * @description The connections that the server tracks from open to close.
+         * @example {
+         *       "http": 12,
+         *       "database": 7
+         *     }
+         */
         ConnectionStats: {
             /**
              * Format: int64
@@ -2356,6 +2657,14 @@ export interface components {
              *     ]
              */
             items: components["schemas"]["RegistryItem"][];
+            /**
+             * @example {
+             *       "total": 365,
+             *       "offset": 100,
+             *       "limit": 100,
+             *       "hasMore": true
+             *     }
+             */
             pagination: components["schemas"]["Pagination"];
         };
         /** @description Where a page of the catalogue stands. */
@@ -2397,7 +2706,7 @@ export interface components {
              */
             title: string;
             /**
-             * @description The status of the answer.
+             * @description The HTTP status of the answer.
              * @example 404
              */
             status: number;
@@ -2518,6 +2827,16 @@ export interface components {
             };
             content?: never;
         };
+        /** @description The file's ETag is among those of `If-None-Match`. No body. */
+        FileNotModified: {
+            headers: {
+                ETag: components["headers"]["FileETag"];
+                "Content-Security-Policy": components["headers"]["ContentSecurityPolicy"];
+                "X-Request-Id": components["headers"]["RequestID"];
+                [name: string]: unknown;
+            };
+            content?: never;
+        };
         /** @description The key, a parameter or a header is invalid. */
         InvalidItemRequest: {
             headers: {
@@ -2601,6 +2920,16 @@ export interface components {
         };
         /** @description There is no such item; an expired one does not exist. */
         NotFound: {
+            headers: {
+                "X-Request-Id": components["headers"]["RequestID"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description There is nothing of that name. */
+        NoRoute: {
             headers: {
                 "X-Request-Id": components["headers"]["RequestID"];
                 [name: string]: unknown;
@@ -3010,6 +3339,12 @@ export interface components {
          */
         NamespaceQuery: string;
         /**
+         * @description The name of the block, 1 to 100 characters, without `:` and control characters, and not `.` or `..`. The key
+         *     that it makes with the kind and the framework has at most 255 bytes.
+         * @example login-01
+         */
+        BlockNamePath: string;
+        /**
          * @description The time to live in whole seconds, 0 to 3155760000 (100 years). 0 never expires. Absent: the server's default.
          * @example 3600
          */
@@ -3101,6 +3436,16 @@ export interface components {
          * @example "Zk3vQ1mXq0yB8m7cT4hJ2A"
          */
         ETag: string;
+        /**
+         * @description The strong entity tag of the file.
+         * @example "m1Yw0sQ8tJ2bK6nR4vX7zA"
+         */
+        FileETag: string;
+        /**
+         * @description What the page may load, which is what this server has and nothing else (CSP, level 3).
+         * @example default-src 'none'; script-src 'self'; connect-src 'self'
+         */
+        ContentSecurityPolicy: string;
         /**
          * @description When the content was last written, to the second (RFC 9110, IMF-fixdate).
          * @example Sat, 21 Nov 2026 09:30:00 GMT
@@ -4115,11 +4460,11 @@ export interface operations {
                  */
                 framework: components["parameters"]["FrameworkPath"];
                 /**
-                 * @description The name of the component or the block, 1 to 100 characters, without `:` and control characters, and not `.`
-                 *     or `..`. The key that it makes with the kind and the framework has at most 255 bytes.
-                 * @example button
+                 * @description The name of the block, 1 to 100 characters, without `:` and control characters, and not `.` or `..`. The key
+                 *     that it makes with the kind and the framework has at most 255 bytes.
+                 * @example login-01
                  */
-                name: components["parameters"]["NamePath"];
+                name: components["parameters"]["BlockNamePath"];
             };
             cookie?: never;
         };
@@ -4186,11 +4531,11 @@ export interface operations {
                  */
                 framework: components["parameters"]["FrameworkPath"];
                 /**
-                 * @description The name of the component or the block, 1 to 100 characters, without `:` and control characters, and not `.`
-                 *     or `..`. The key that it makes with the kind and the framework has at most 255 bytes.
-                 * @example button
+                 * @description The name of the block, 1 to 100 characters, without `:` and control characters, and not `.` or `..`. The key
+                 *     that it makes with the kind and the framework has at most 255 bytes.
+                 * @example login-01
                  */
-                name: components["parameters"]["NamePath"];
+                name: components["parameters"]["BlockNamePath"];
             };
             cookie?: never;
         };
@@ -4263,11 +4608,11 @@ export interface operations {
                  */
                 framework: components["parameters"]["FrameworkPath"];
                 /**
-                 * @description The name of the component or the block, 1 to 100 characters, without `:` and control characters, and not `.`
-                 *     or `..`. The key that it makes with the kind and the framework has at most 255 bytes.
-                 * @example button
+                 * @description The name of the block, 1 to 100 characters, without `:` and control characters, and not `.` or `..`. The key
+                 *     that it makes with the kind and the framework has at most 255 bytes.
+                 * @example login-01
                  */
-                name: components["parameters"]["NamePath"];
+                name: components["parameters"]["BlockNamePath"];
             };
             cookie?: never;
         };
@@ -4320,11 +4665,11 @@ export interface operations {
                  */
                 framework: components["parameters"]["FrameworkPath"];
                 /**
-                 * @description The name of the component or the block, 1 to 100 characters, without `:` and control characters, and not `.`
-                 *     or `..`. The key that it makes with the kind and the framework has at most 255 bytes.
-                 * @example button
+                 * @description The name of the block, 1 to 100 characters, without `:` and control characters, and not `.` or `..`. The key
+                 *     that it makes with the kind and the framework has at most 255 bytes.
+                 * @example login-01
                  */
-                name: components["parameters"]["NamePath"];
+                name: components["parameters"]["BlockNamePath"];
             };
             cookie?: never;
         };
@@ -5137,6 +5482,88 @@ export interface operations {
             };
             405: components["responses"]["MethodNotAllowed"];
             429: components["responses"]["RateLimited"];
+        };
+    };
+    getDocs: {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description An id of the caller's own for the request, 1 to 128 of the characters `A-Z a-z 0-9 . _ -`. It comes back in
+                 *     the answer and stands in the server's log. Any other value is not refused: the server makes an id instead.
+                 * @example build-7421.3
+                 */
+                "X-Request-Id"?: components["parameters"]["RequestIDHeader"];
+                /**
+                 * @description Entity tags, or `*` for any. If the item's ETag is among them, the answer is 304 without a body.
+                 * @example "Zk3vQ1mXq0yB8m7cT4hJ2A"
+                 */
+                "If-None-Match"?: components["parameters"]["IfNoneMatchReadHeader"];
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The page. */
+            200: {
+                headers: {
+                    ETag: components["headers"]["FileETag"];
+                    "Content-Security-Policy": components["headers"]["ContentSecurityPolicy"];
+                    "X-Request-Id": components["headers"]["RequestID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/html": string;
+                };
+            };
+            304: components["responses"]["FileNotModified"];
+            405: components["responses"]["MethodNotAllowed"];
+        };
+    };
+    getDocsFile: {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description An id of the caller's own for the request, 1 to 128 of the characters `A-Z a-z 0-9 . _ -`. It comes back in
+                 *     the answer and stands in the server's log. Any other value is not refused: the server makes an id instead.
+                 * @example build-7421.3
+                 */
+                "X-Request-Id"?: components["parameters"]["RequestIDHeader"];
+                /**
+                 * @description Entity tags, or `*` for any. If the item's ETag is among them, the answer is 304 without a body.
+                 * @example "Zk3vQ1mXq0yB8m7cT4hJ2A"
+                 */
+                "If-None-Match"?: components["parameters"]["IfNoneMatchReadHeader"];
+            };
+            path: {
+                /**
+                 * @description The name of the file. Which there are may change with every version of the server.
+                 * @example style.css
+                 */
+                asset: "start.js" | "style.css" | "swagger-ui-bundle.js" | "swagger-ui.css";
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The file. */
+            200: {
+                headers: {
+                    ETag: components["headers"]["FileETag"];
+                    "Content-Security-Policy": components["headers"]["ContentSecurityPolicy"];
+                    "X-Request-Id": components["headers"]["RequestID"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/css": string;
+                    "text/javascript": string;
+                };
+            };
+            304: components["responses"]["FileNotModified"];
+            404: components["responses"]["NoRoute"];
+            405: components["responses"]["MethodNotAllowed"];
         };
     };
 }
