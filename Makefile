@@ -132,7 +132,7 @@ bench/micro: ## measure the hot paths one by one, with their allocations: BENCHT
 	go test -run '^$$' -bench . -benchmem -benchtime '$(BENCHTIME)' ./internal/...
 
 .PHONY: lint
-lint: lint/go lint/openapi ## check the code and openapi.yaml
+lint: lint/go lint/openapi lint/alerts ## check the code, openapi.yaml and the alert rules
 
 .PHONY: lint/go
 lint/go:
@@ -144,6 +144,12 @@ lint/go:
 lint/openapi: tools/openapi/node_modules/.package-lock.json
 	REDOCLY_TELEMETRY=off REDOCLY_SUPPRESS_UPDATE_NOTICE=true \
 		tools/openapi/node_modules/.bin/redocly lint --config tools/openapi/redocly.yaml openapi.yaml
+
+# Tests hold the names in the rules against /metrics; this parses them.
+.PHONY: lint/alerts
+lint/alerts:
+	@if command -v promtool >/dev/null; then promtool check rules docs/monitoring/alerts.yaml; \
+	else echo 'promtool is not installed: docs/monitoring/alerts.yaml is not parsed'; fi
 
 tools/openapi/node_modules/.package-lock.json: tools/openapi/package-lock.json
 	cd tools/openapi && npm ci

@@ -3,6 +3,9 @@ package config
 import (
 	"flag"
 	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -59,4 +62,27 @@ func TestMarkdownTable(t *testing.T) {
 	for _, row := range rows {
 		require.Equal(t, 5, strings.Count(row, "|")-strings.Count(row, `\|`), row)
 	}
+}
+
+// TestDocsNameVariablesThatExist looks at every page that names variables.
+func TestDocsNameVariablesThatExist(t *testing.T) {
+	t.Parallel()
+	known := map[string]bool{}
+	for _, v := range Variables() {
+		known[v.Name] = true
+	}
+	pages, err := filepath.Glob("../../docs/*.md")
+	require.NoError(t, err)
+	alerts, err := filepath.Glob("../../docs/monitoring/*")
+	require.NoError(t, err)
+	named := 0
+	for _, page := range slices.Concat(pages, alerts, []string{"../../README.md"}) {
+		text, err := os.ReadFile(page)
+		require.NoError(t, err)
+		for _, name := range regexp.MustCompile(`\b(?:STOCKROOM|OTEL)_[A-Z_]+\b`).FindAllString(string(text), -1) {
+			require.True(t, known[name] || foreign(name), "%s names %s", page, name)
+			named++
+		}
+	}
+	require.Greater(t, named, len(known), "the README alone names all")
 }
