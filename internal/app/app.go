@@ -93,6 +93,7 @@ type Signals struct {
 // cannot go on, and then stops it. A nil error says that everything was stopped
 // in order.
 func Run(ctx context.Context, cfg config.Config, signals Signals, getenv func(string) string, log *slog.Logger) error {
+	defer raiseHeap(getenv)()
 	a := &App{cfg: cfg, log: log, started: time.Now()}
 	err := a.start(ctx, getenv)
 	if err == nil {
