@@ -616,7 +616,11 @@ func TestUnknownAndRepeatedParameters(t *testing.T) {
 			}
 			for _, query := range queries {
 				with := operation
-				with.path += "?" + query
+				if strings.Contains(with.path, "?") {
+					with.path += "&" + query
+				} else {
+					with.path += "?" + query
+				}
 				a := with.send(b.on(t), marked(bad)).is(http.StatusBadRequest)
 				if operation.method != http.MethodHead {
 					a.fails(http.StatusBadRequest, "invalid_parameter")

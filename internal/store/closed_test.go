@@ -117,6 +117,13 @@ func (b *bundle) requireClosed(component item.Key) {
 			_, err := b.Search(ctx, ask(b.t, "n"))
 			return err
 		},
+		"ReadAll": func(ctx context.Context) error {
+			return b.ReadAll(ctx, func(item.Usage) error { return nil }, func(item.Record) error { return nil })
+		},
+		"Restore": func(ctx context.Context) error {
+			_, err := b.Restore(ctx, []item.Record{{Value: value(b.t, component, "z")}}, store.RestoreRules{})
+			return err
+		},
 		"MakeDocuments":    func(ctx context.Context) error { _, err := b.MakeDocuments(ctx); return err },
 		"CompareDocuments": func(ctx context.Context) error { _, err := b.CompareDocuments(ctx); return err },
 		"On":               nil, // these two ask nobody

@@ -276,7 +276,7 @@ type project struct {
 }
 
 // tokenVariable is where the projects' components.json has the API key from.
-const tokenVariable = "STOCKROOM_TOKEN"
+const tokenVariable = "REGISTRY_TOKEN"
 
 // newProject makes a project for Next.js that knows registries, with variables in its
 // environment. Whatever the CLI wants from elsewhere fails the test.
