@@ -118,6 +118,8 @@ type (
 	MaintenanceResult = api.MaintenanceResult
 	// TransactionResult is what became of an operation of a transaction.
 	TransactionResult = api.TransactionResult
+	// SearchResult is an item that a search found; openapi.yaml describes its fields.
+	SearchResult = api.SearchResult
 )
 
 // Types of blocks.

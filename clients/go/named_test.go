@@ -48,6 +48,15 @@ func TestComponents(t *testing.T) {
 		equal(t, fmt.Sprintf("%c", 'a'+i), summary.Name)
 		equal(t, []string{"utils"}, summary.RegistryDependencies)
 	}
+	results, err := collect(c.Search(ctx, "export a", stockroom.SearchFilter{Kind: "component", Framework: framework}))
+	ok(t, err)
+	equal(t, 3, len(results))
+	equal(t, "component:"+framework+":a", results[0].Key)
+	results, err = collect(c.Search(ctx, "export", stockroom.SearchFilter{Framework: framework, Category: "none"}))
+	ok(t, err)
+	equal(t, 0, len(results))
+	_, err = collect(c.Search(ctx, "", stockroom.SearchFilter{}))
+	fails(t, err, stockroom.ErrInvalid)
 	component.SourceCode = ""
 	_, err = c.SetComponent(ctx, framework, "a", &component, stockroom.IfMatch(`"other"`))
 	fails(t, err, stockroom.ErrPreconditionFailed)

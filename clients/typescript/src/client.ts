@@ -59,6 +59,17 @@ export interface ListOptions extends CallOptions {
   pageSize?: number | undefined;
 }
 
+export interface CatalogueOptions extends CallOptions {
+  /** Words that occur in the name, the title or the description. */
+  q?: string | undefined;
+  /** Types, separated by commas: `registry:ui,registry:block`. */
+  type?: string | undefined;
+  /** The most items, 1,000 by default. */
+  limit?: number | undefined;
+  /** How many items to leave out before them. */
+  offset?: number | undefined;
+}
+
 export interface SearchOptions extends CallOptions {
   framework?: string | undefined;
   kind?: 'component' | 'block' | undefined;
@@ -379,6 +390,13 @@ export class Registry {
     const params = { path: { framework, name }, header: readHeaders(options) };
     const answer = this.#api.GET('/r/{framework}/{name}.json', { params, ...this.#call(options) });
     return (await found<Schemas['RegistryItem']>(answer))?.value;
+  }
+
+  /** Returns a page of what the framework holds, without the content of its files. */
+  catalogue(framework: string, options: CatalogueOptions = {}): Promise<Schemas['Catalogue']> {
+    const { q, type, limit, offset } = options;
+    const params = { path: { framework }, query: { q, type, limit, offset } };
+    return value(this.#api.GET('/r/{framework}/registry.json', { params, ...this.#call(options) }));
   }
 
   /** Publishes the item as a block or a component, under its own name. */

@@ -1,5 +1,6 @@
 export {
   type CallOptions,
+  type CatalogueOptions,
   type ConditionalReadOptions,
   defaultBaseUrl,
   type Found,

@@ -275,11 +275,16 @@ describe('components, blocks and the registry', () => {
   });
 
   it('publishes registry items', async () => {
-    const item = { name: 'button', type: 'registry:ui', files: [{ path: 'button.tsx', type: 'registry:ui', content: 'x' }] };
+    const file = { path: 'button.tsx', type: 'registry:ui' } as const;
+    const item = { name: 'button', type: 'registry:ui', files: [{ ...file, content: 'x' }] } satisfies Schemas['RegistryItem'];
     expect(await stockroom.registry.put('react', item)).toMatchObject({ created: true, metadata: { kind: 'component' } });
     expect(await stockroom.registry.get('react', 'button')).toEqual(item);
     expect((await stockroom.components.get('react', 'button'))?.sourceCode).toBe('x');
     expect(await stockroom.registry.get('react', 'nothing')).toBeUndefined();
+    const shown = { ...item, files: [file] };
+    const all = await stockroom.registry.catalogue('react', { q: 'button', type: 'registry:ui', limit: 1 });
+    expect(all).toMatchObject({ items: [shown], pagination: { total: 1, offset: 0, limit: 1, hasMore: false } });
+    expect((await stockroom.registry.catalogue('react', { q: 'button', offset: 1 })).items).toEqual([]);
     await expect(stockroom.registry.put('react', { ...item, type: 'registry:block' })).rejects.toMatchObject({ status: 409, code: 'conflict' });
   });
 
