@@ -3,7 +3,6 @@ package postgres
 import (
 	"context"
 	"slices"
-	"sync"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -13,7 +12,8 @@ import (
 // does. But pgx begins each time with small buffers for the arguments and for the
 // messages, which grow step by step to the size of all texts: for sources that costs
 // more than all else that is done to send them, and several times the memory. Here
-// those buffers have their size from the start, and are used again.
+// those buffers have their size from the start. They are made anew for each batch, since
+// a connection may keep them for its next one.
 func SendBatch(ctx context.Context, conn *pgx.Conn, batch *pgx.Batch) error {
 	largest, all := 0, 0
 	for _, query := range batch.QueuedQueries {
@@ -23,40 +23,25 @@ func SendBatch(ctx context.Context, conn *pgx.Conn, batch *pgx.Batch) error {
 	if _, ok := conn.PgConn().CustomData()[presizing]; !ok || all < minPresized {
 		return conn.SendBatch(ctx, batch).Close()
 	}
-	b, ok := buffersPool.Get().(*buffers)
-	if !ok {
-		b = new(buffers)
-	}
-	b.arguments, b.messages = slices.Grow(b.arguments[:0], largest), slices.Grow(b.messages[:0], all)
+	arguments := make([]byte, 0, largest)
 	for _, query := range batch.QueuedQueries {
 		if len(query.Arguments) > 0 {
 			if text, ok := query.Arguments[0].(string); ok {
-				query.Arguments[0] = presized{text: text, buffer: b.arguments}
+				query.Arguments[0] = presized{text: text, buffer: arguments}
 			}
 		}
 	}
-	conn.PgConn().Frontend().Send(&room{b.messages})
-	err := conn.SendBatch(ctx, batch).Close()
-	if err == nil && cap(b.messages) <= maxPresizedKept { // else somebody may have them still
-		buffersPool.Put(b)
-	}
-	return err
+	conn.PgConn().Frontend().Send(&room{make([]byte, 0, all)})
+	return conn.SendBatch(ctx, batch).Close()
 }
 
 const (
-	// minPresized is how many bytes of texts are worth it. It is more than what pgx
-	// keeps its own buffers for: those of ours are not kept by a connection.
+	// minPresized is how many bytes of texts are worth it.
 	minPresized = 4 << 10
-	// maxPresizedKept is how large buffers may be that are kept for another batch.
-	maxPresizedKept = 4 << 20
 	// perArgument is what an argument takes beside its text: in a message its length
 	// and format, and any number.
 	perArgument = 16
 )
-
-type buffers struct{ arguments, messages []byte }
-
-var buffersPool sync.Pool
 
 // textBytes is how much room arguments take.
 func textBytes(arguments []any) int {

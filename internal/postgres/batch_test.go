@@ -15,8 +15,8 @@ import (
 	"github.com/stockroom/stockroom/internal/postgres"
 )
 
-// Batches whose buffers are used again do not mix up what they send, whatever their
-// sizes are, whether or not the statements are known, and after one that has failed.
+// Batches do not mix up what they send, whatever their sizes are, whether or not the
+// statements are known, and after one that has failed.
 func TestSendBatchSendsWhatItIsGiven(t *testing.T) {
 	t.Parallel()
 	dsn := pgtest.Empty(t)
@@ -46,6 +46,9 @@ func TestSendBatchSendsWhatItIsGiven(t *testing.T) {
 							continue
 						}
 						if err := echo(ctx, conn.Conn(), worker, i); err != nil {
+							return err
+						}
+						if err := echoSmall(ctx, conn.Conn(), worker, i); err != nil {
 							return err
 						}
 					}
@@ -86,4 +89,35 @@ func echo(ctx context.Context, conn *pgx.Conn, worker, i int) error {
 			})
 	}
 	return postgres.SendBatch(ctx, conn, batch)
+}
+
+// echoSmall sends many small texts at once, whose buffers a connection keeps, and then
+// single ones in those.
+func echoSmall(ctx context.Context, conn *pgx.Conn, worker, i int) error {
+	const statements = 60
+	batch := new(pgx.Batch)
+	text := func(n int) string { return fmt.Sprintf("worker %d, batch %d, text %d: some more of it", worker, i, n) }
+	for n := range statements {
+		batch.Queue(`SELECT $1::text`, text(n)).QueryRow(func(row pgx.Row) error { return isText(row, text(n)) })
+	}
+	if err := postgres.SendBatch(ctx, conn, batch); err != nil {
+		return err
+	}
+	for n := range statements {
+		if err := isText(conn.QueryRow(ctx, `SELECT $1::text`, text(n)), text(n)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func isText(row pgx.Row, want string) error {
+	var got string
+	if err := row.Scan(&got); err != nil {
+		return err
+	}
+	if got != want {
+		return fmt.Errorf("%q has come back instead of %q", got, want)
+	}
+	return nil
 }
