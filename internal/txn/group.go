@@ -52,6 +52,7 @@ type Op[T any] struct {
 	ctx   context.Context //nolint:containedctx // of the caller who waits for it
 	place *limit.Place    // nil: it does not wait in line
 	batch *batch          // nil while it is queued
+	late  bool            // it has waited for company for long enough; guarded by Group.mu
 	ended int             // transactions when it was queued
 	done  chan struct{}
 }
@@ -152,6 +153,7 @@ const patience = 5 * time.Millisecond
 func (g *Group[T]) hurry(op *Op[T]) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	op.late = true
 	if op.batch == nil && g.workers < g.rules.Workers {
 		g.workers++
 		go g.work(nil, nil)
@@ -271,7 +273,7 @@ func (g *Group[T]) goOn() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.workers--
-	if len(g.queue) == 0 || !g.mayBegin(len(g.queue)) {
+	if len(g.queue) == 0 || !g.queue[0].late && !g.mayBegin(len(g.queue)) {
 		return false
 	}
 	g.workers++

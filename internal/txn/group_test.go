@@ -160,8 +160,18 @@ func TestGroupBeginsBesideAnotherOnlyWithAsMany(t *testing.T) {
 		few := <-c.runs
 		require.Equal(t, []int{7}, few.values)
 		require.Equal(t, 5*time.Millisecond, time.Since(began))
+		// Nor when both workers are busy for longer than that: then it is the turn of
+		// whoever waits when the first of them has ended, however few they are.
+		late := c.begin(t.Context(), 8)
+		<-time.After(time.Second)
+		began = time.Now()
 		few.outcomes <- nil
 		require.NoError(t, <-done[3])
+		last := <-c.runs
+		require.Equal(t, []int{8}, last.values)
+		require.Zero(t, time.Since(began))
+		last.outcomes <- nil
+		require.NoError(t, <-late)
 
 		began = time.Now()
 		for _, value := range []int{9, 11, 13} {
