@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 
 	"github.com/stockroom/stockroom/internal/item"
 	"github.com/stockroom/stockroom/internal/repo"
@@ -92,6 +93,9 @@ func (s *Store) Transact(ctx context.Context, operations []Operation) (outcomes 
 	} else {
 		err = s.write(ctx, size, run)
 	}
+	if errors.Is(err, item.ErrTooLarge) {
+		err = item.ErrBatchTooLarge // there is no room for it beside what must stay
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -138,6 +142,12 @@ func (s *Store) transact(ctx context.Context, u *txn.Unit, t *transaction) (outc
 		}
 	}
 	s.created(u, created...)
+	for i := range t.operations {
+		// What a check has found there, or is touched, is not evicted for it either.
+		if op := &t.operations[i]; op.Action == Touch || op.Action == Check && op.ETag != nil {
+			done.stored = append(done.stored, op.Key)
+		}
+	}
 	deleted := make(map[item.Key]bool, len(t.deletes))
 	if len(t.deletes) > 0 {
 		gone, usage, err := repo.Delete(ctx, u, t.deletes)

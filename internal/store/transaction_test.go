@@ -328,6 +328,16 @@ func TestTransactionsKeepTheLimit(t *testing.T) {
 	require.LessOrEqual(t, checkUsage(t, b.other).Bytes.Total(), int64(1000))
 	b.mustTransact(setTo(sized(t, "x", 500)), setTo(sized(t, "y", 500)), remove(key(t, "none")))
 	require.Equal(t, []string{"x", "y"}, b.stored())
+	// Nor is what a check has found there, or is touched.
+	b.age(map[string]int{"x": 20, "y": 10})
+	x := sized(t, "x", 500)
+	b.mustTransact(expect(x.Key, x.ETag), setTo(sized(t, "z", 500)))
+	require.Equal(t, []string{"x", "z"}, b.stored())
+	b.age(map[string]int{"x": 20, "z": 10})
+	b.mustTransact(touch(x.Key, 100), setTo(sized(t, "y", 500)))
+	require.Equal(t, []string{"x", "y"}, b.stored())
+	_, err = b.Transact(t.Context(), []store.Operation{touch(x.Key, 50), setTo(sized(t, "z", 501))})
+	require.ErrorIs(t, err, item.ErrBatchTooLarge)
 	checkUsage(t, b.other)
 }
 
