@@ -174,7 +174,7 @@ func MissingDocuments(ctx context.Context, u *txn.Unit, kind item.Kind, after st
 	}
 	u.Queue(inOrder)
 	rows, err := query(ctx, u, pgx.RowToStructByPos[row],
-		`SELECT t.key, t.bytes, `+t.pendingCondition()+` FROM `+t.name+` t WHERE t.key > $1 ORDER BY t.key LIMIT $2`, after, limit)
+		`SELECT t.key, `+t.size()+`, `+t.pendingCondition()+` FROM `+t.name+` t WHERE t.key > $1 ORDER BY t.key LIMIT $2`, after, limit)
 	if err != nil {
 		return nil, "", err
 	}

@@ -107,8 +107,10 @@ func Restore(ctx context.Context, u *txn.Unit, records []item.Record, replace bo
 		slices.SortFunc(group, func(a, b item.Record) int {
 			return strings.Compare(a.Value.Key.String(), b.Value.Key.String())
 		})
-		for part := range slices.Chunk(group, restoreRows) {
-			sql, args := t.restoreStatement(part, replace)
+		for len(group) > 0 {
+			n := statementSize(len(group))
+			sql, args := t.restoreStatement(group[:n], replace)
+			group = group[n:]
 			u.Queue(sql, args...).Query(func(rows pgx.Rows) error {
 				var before *int64
 				var bytes int64
@@ -126,9 +128,6 @@ func Restore(ctx context.Context, u *txn.Unit, records []item.Record, replace bo
 	err = u.Flush(ctx) // runs the functions above
 	return keys, usage, err
 }
-
-// restoreRows is how many rows a statement has at most, see statementSizes.
-const restoreRows = 128
 
 // restoredColumns are those that any other write sets itself.
 var restoredColumns = []string{"created_at", "updated_at", "cached_at", "accessed_at", "access_count", "version", "expires_at"}

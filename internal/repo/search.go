@@ -84,6 +84,15 @@ type Text struct {
 	Block     *item.Block
 }
 
+// size is how many bytes of text an item has. What it is charged may be less, or more.
+func (t *textTable) size() string {
+	sizes := make([]string, len(t.columns))
+	for i, column := range t.columns {
+		sizes[i] = `coalesce(octet_length(t.` + column + `), 0)::bigint`
+	}
+	return `(` + strings.Join(sizes, ` + `) + `)`
+}
+
 // pendingCondition holds for items without a document.
 func (t *textTable) pendingCondition() string {
 	return fmt.Sprintf(`NOT EXISTS (SELECT FROM search_documents d WHERE d.name = t.name AND d.framework = t.framework
@@ -106,7 +115,7 @@ func PendingDocuments(ctx context.Context, u *txn.Unit, latest bool, limit int) 
 	}
 	parts := make([]string, len(texts))
 	for i, t := range texts {
-		parts[i] = `(SELECT t.key, t.bytes, t.accessed_at FROM ` + t.name + ` t
+		parts[i] = `(SELECT t.key, ` + t.size() + ` AS bytes, t.accessed_at FROM ` + t.name + ` t
 			WHERE t.accessed_at >= (SELECT s.reached FROM search_state s WHERE s.id = 1)
 				AND t.updated_at >= (SELECT s.complete FROM search_state s WHERE s.id = 1)
 				AND ` + condition + ` AND ` + t.pendingCondition() + ` ORDER BY t.` + order + ` LIMIT $1)`

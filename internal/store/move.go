@@ -182,6 +182,9 @@ func (s *Store) checkRoom(ctx context.Context, u *txn.Unit, added int64) error {
 	if err != nil {
 		return err
 	}
+	if size, err = repo.ReadSize(ctx, u); err != nil { // again: a sweep may have ended in between
+		return err
+	}
 	if over := size.Bytes + added - expired.Bytes.Total() - limit; over > 0 {
 		return fmt.Errorf("%w: it is %d bytes, and would be %d bytes over it", ErrNoRoom, limit, over)
 	}
