@@ -417,11 +417,41 @@ func (w *world) transact(t *rapid.T) {
 	case len(missing) > 0:
 		a.fails(t, http.StatusNotFound, "not_found")
 		places(missing)
+	case w.limit > 0 && w.staying(operations) > w.limit:
+		a.fails(t, http.StatusRequestEntityTooLarge, "batch_too_large")
 	default:
 		w.settle(t, w.transacted(t, a, operations)...)
 		return
 	}
 	w.settle(t)
+}
+
+// stays tells whether an item may not be evicted for the transaction: what it
+// stores, has touched or has found there.
+func (op operation) stays(current *row) bool {
+	return op.what == "set" || op.what == "touch" || op.what == "check" && current != nil
+}
+
+// staying is the size of all that may not be evicted for a transaction.
+func (w *world) staying(operations []operation) (size int64) {
+	sizes := map[string]int64{}
+	for _, op := range operations {
+		if current := w.alive(op.key); op.stays(current) && op.what != "set" {
+			sizes[op.key] = current.bytes
+		}
+	}
+	for _, op := range operations { // the changes come after the checks
+		switch op.what {
+		case "set":
+			sizes[op.key] = op.v.bytes
+		case "delete":
+			delete(sizes, op.key)
+		}
+	}
+	for _, n := range sizes {
+		size += n
+	}
+	return size
 }
 
 // transacted takes a transaction that was acknowledged into the model, and returns
@@ -437,8 +467,12 @@ func (w *world) transacted(t *rapid.T, a answer, operations []operation) (stored
 		}
 	}](t, a.is(t, http.StatusOK)).Results
 	require.Len(t, results, len(operations))
+	var kept []string
 	for n, op := range operations {
 		got, before := results[n], w.alive(op.key)
+		if op.stays(before) {
+			kept = append(kept, op.key)
+		}
 		require.Equal(t, op.key, got.Key)
 		require.Equal(t, op.what == "set", got.Created != nil)
 		require.Equal(t, op.what == "delete", got.Deleted != nil)
@@ -472,7 +506,7 @@ func (w *world) transacted(t *rapid.T, a answer, operations []operation) (stored
 			require.Equal(t, r.etag, *got.ETag, got.Key)
 		}
 	}
-	w.afterWrite(stored...)
+	w.afterWrite(kept...)
 	return stored
 }
 
