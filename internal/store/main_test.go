@@ -109,7 +109,9 @@ func (b *bundle) await(condition string, args ...any) {
 	require.FailNow(b.t, "it never came to that", condition)
 }
 
-const blocked = `datname = current_database() AND wait_event_type = 'Lock'`
+// blocked asks for the lock and not for the wait event, which is gone for a moment
+// whenever something else wakes the session (a database that another test makes).
+const blocked = `datname = current_database() AND pid IN (SELECT pid FROM pg_locks WHERE NOT granted)`
 
 // awaitBlocked returns when so many sessions wait for a lock.
 func (b *bundle) awaitBlocked(n int) {

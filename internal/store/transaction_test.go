@@ -250,7 +250,7 @@ func TestChecksHoldAtTheCommit(t *testing.T) {
 					b.awaitBlocked(2)
 					require.Equal(t, state, b.content())
 					require.Equal(t, 1, scan[int](t, b.other, `SELECT count(*) FROM pg_stat_activity WHERE `+blocked+` AND EXISTS (
-						SELECT FROM pg_stat_activity other WHERE other.pid = ANY (pg_blocking_pids(pg_stat_activity.pid)) AND other.wait_event_type = 'Lock')`),
+						SELECT FROM pg_locks other WHERE other.pid = ANY (pg_blocking_pids(pg_stat_activity.pid)) AND NOT other.granted)`),
 						"the writer does not wait for the transaction")
 					exec(t, holder, `ROLLBACK`)
 					require.NoError(t, receive(t, transacting))
