@@ -529,7 +529,7 @@ func (s *server) holdUp(dsn, name string) (waits func() bool, goOn func()) {
 	waits = func() bool {
 		var waiting bool
 		err := conn.QueryRow(s.t.Context(), `SELECT EXISTS (SELECT FROM pg_stat_activity
-			WHERE datname = current_database() AND wait_event_type = 'Lock')`).Scan(&waiting)
+			WHERE datname = current_database() AND pid IN (SELECT pid FROM pg_locks WHERE NOT granted))`).Scan(&waiting)
 		require.NoError(s.t, err)
 		return waiting
 	}

@@ -109,8 +109,8 @@ func (b *bundle) await(condition string, args ...any) {
 	require.FailNow(b.t, "it never came to that", condition)
 }
 
-// blocked asks for the lock and not for the wait event, which is gone for a moment
-// whenever something else wakes the session (a database that another test makes).
+// blocked asks for the lock and not for the wait event, which is gone while the
+// session looks for deadlocks: here 20 ms after it has begun to wait (setup).
 const blocked = `datname = current_database() AND pid IN (SELECT pid FROM pg_locks WHERE NOT granted)`
 
 // awaitBlocked returns when so many sessions wait for a lock.
