@@ -436,7 +436,7 @@ func (op operation) stays(current *row) bool {
 func (w *world) staying(operations []operation) (size int64) {
 	sizes := map[string]int64{}
 	for _, op := range operations {
-		if current := w.alive(op.key); op.stays(current) && op.what != "set" {
+		if current := w.alive(op.key); current != nil && op.stays(current) {
 			sizes[op.key] = current.bytes
 		}
 	}
