@@ -118,10 +118,16 @@ func ReadString(dec *jsontext.Decoder) (string, error) {
 		return "", err
 	}
 	text := token.String()
+	return text, CheckString(dec, text)
+}
+
+// CheckString says so where text, a string that the decoder has just read or the
+// name of the member that it has just read, has a U+0000.
+func CheckString(dec *jsontext.Decoder, text string) error {
 	if strings.IndexByte(text, 0) >= 0 {
-		return "", nulFault(dec)
+		return nulFault(dec)
 	}
-	return text, nil
+	return nil
 }
 
 // ReadInteger reads an integer of 0 to limit. Like JSON Schema's integer it may

@@ -113,8 +113,17 @@ func listOf(element rule) rule {
 // recordOf is an object whose members, whatever their names, obey one rule.
 func recordOf(value rule) rule {
 	return func(dec *jsontext.Decoder) error {
-		return item.ReadObject(dec, func(string) error { return value(dec) })
+		return item.ReadObject(dec, func(name string) error { return named(dec, name, value) })
 	}
+}
+
+// named holds a member, whose name the decoder has just read and no rule knows,
+// against the rule of its value, and the name against what PostgreSQL can hold.
+func named(dec *jsontext.Decoder, name string, value rule) error {
+	if err := value(dec); err != nil {
+		return err
+	}
+	return item.CheckString(dec, name)
 }
 
 // fields are the rules of an object's members. A member without a rule may be anything.
@@ -144,7 +153,7 @@ func objectOf(known fields, required ...string) rule {
 			if rule, ok := known[name]; ok {
 				return rule(dec)
 			}
-			return anything(dec)
+			return named(dec, name, anything)
 		})
 		if err != nil {
 			return err

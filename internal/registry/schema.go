@@ -176,7 +176,7 @@ func cssListed(dec *jsontext.Decoder) error {
 // registries are where the names behind an @ are fetched from.
 func registries(dec *jsontext.Decoder) error {
 	return item.ReadObject(dec, func(name string) error {
-		err := registryAddress(dec)
+		err := named(dec, name, registryAddress)
 		if err == nil && !strings.HasPrefix(name, "@") {
 			return faultAt(dec, item.CodeInvalidValue, "the name of a registry must begin with @")
 		}
