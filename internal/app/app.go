@@ -263,11 +263,17 @@ func (a *App) handler(items *store.Store) http.Handler {
 	)
 }
 
+// marksRest has access marks take at most a twentieth of the time.
+const marksRest = 20
+
 func (a *App) startJobs() {
 	a.janitor = janitor.Start(bounded([]janitor.Job{
-		{Name: "write access marks", Every: a.cfg.AccessFlushInterval, Run: func(ctx context.Context) (bool, error) {
-			return false, a.background.FlushMarks(ctx)
-		}},
+		{
+			// Where many items are read, to write what was gathered costs more than the
+			// reads: the fewer times it is written, the more of it is of the same items.
+			Name: "write access marks", Every: a.cfg.AccessFlushInterval, Rest: marksRest, Wake: a.background.ManyMarks(),
+			Run: func(ctx context.Context) (bool, error) { return false, a.background.FlushMarks(ctx) },
+		},
 		{Name: "sweep expired items", Every: a.cfg.SweepInterval, Run: func(ctx context.Context) (bool, error) {
 			_, again, err := a.background.Sweep(ctx)
 			return again, err

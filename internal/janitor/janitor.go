@@ -12,10 +12,18 @@ import (
 type Job struct {
 	Name  string        // for the log
 	Every time.Duration // from the end of one run to the start of the next
+	// Rest, where it is not 0, has the job rest so many times as long as it has just
+	// worked, if that is longer than Every; restLimit times Every at most.
+	Rest int
+	// Wake ends the wait for the next run.
+	Wake <-chan struct{}
 	// Run does it once. An error is logged, and the job goes on; a job that has
 	// more to do than fits one run returns again=true and is run anew at once.
 	Run func(ctx context.Context) (again bool, err error)
 }
+
+// restLimit bounds the rest of a job.
+const restLimit = 10
 
 // Janitor runs jobs, each in a goroutine of its own.
 type Janitor struct {
@@ -42,12 +50,14 @@ func run(ctx context.Context, job Job, log *slog.Logger) {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
+		case <-job.Wake:
 		}
+		began := time.Now()
 		again, err := job.Run(ctx)
 		if err != nil && ctx.Err() == nil {
 			log.WarnContext(ctx, "background work failed", "job", job.Name, "error", err)
 		}
-		wait := job.Every
+		wait := max(job.Every, min(time.Duration(job.Rest)*time.Since(began), restLimit*job.Every))
 		if again && err == nil {
 			wait = 0
 		}

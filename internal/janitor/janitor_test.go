@@ -114,6 +114,48 @@ func TestJobThatHasMoreToDoGoesOnAtOnce(t *testing.T) {
 	})
 }
 
+// A job that takes long rests in proportion, within bounds.
+func TestJobRests(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var r times
+		work := []time.Duration{10 * time.Millisecond, 200 * time.Millisecond, 5 * time.Second, 0}
+		job := r.job(time.Second, func(n int) (bool, error) {
+			if n <= len(work) {
+				<-time.After(work[n-1])
+			}
+			return false, nil
+		})
+		job.Rest = 20
+		j := janitor.Start([]janitor.Job{job}, quiet)
+		defer j.Close()
+		pass(23 * time.Second)
+		require.Equal(t, []time.Duration{
+			time.Second,                           // works for 10 ms
+			2*time.Second + 10*time.Millisecond,   // for 200 ms, and then rests for 4 s
+			6*time.Second + 210*time.Millisecond,  // for 5 s, and then rests for ten times a second
+			21*time.Second + 210*time.Millisecond, // for nothing
+			22*time.Second + 210*time.Millisecond,
+		}, r.runs())
+	})
+}
+
+func TestJobIsWoken(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var r times
+		wake := make(chan struct{})
+		job := r.job(time.Minute, nothing)
+		job.Wake = wake
+		j := janitor.Start([]janitor.Job{job}, quiet)
+		defer j.Close()
+		<-time.After(time.Second)
+		wake <- struct{}{}
+		pass(time.Minute + time.Millisecond)
+		require.Equal(t, []time.Duration{time.Second, time.Minute + time.Second}, r.runs(), "the interval begins anew")
+	})
+}
+
 func TestErrorsAreLoggedAndTheJobGoesOn(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -15,7 +15,14 @@ import (
 type marks struct {
 	mu    sync.Mutex
 	byKey map[string]*mark
+	// full is told when there are many.
+	full chan struct{}
 }
+
+// manyMarks is how many marks should not be kept waiting: they take about 20 MB.
+const manyMarks = 100_000
+
+func newMarks() *marks { return &marks{full: make(chan struct{}, 1)} }
 
 type mark struct {
 	key   item.Key
@@ -48,6 +55,12 @@ func (m *marks) addLocked(key item.Key, now time.Time) {
 		}
 		of = &mark{key: key}
 		m.byKey[key.String()] = of
+		if len(m.byKey) == manyMarks {
+			select {
+			case m.full <- struct{}{}:
+			default:
+			}
+		}
 	}
 	of.count++
 	of.last = now
@@ -87,6 +100,10 @@ func (m *marks) putBack(taken map[string]*mark) {
 // marksPerUnit bounds the transaction of a flush, so that writers never wait
 // long for one.
 const marksPerUnit = 1000
+
+// ManyMarks is told when so many accesses have been gathered that they should be
+// written soon.
+func (s *Store) ManyMarks() <-chan struct{} { return s.marks.full }
 
 // FlushMarks writes the accesses gathered so far. Those that could not be
 // written are kept for the next time.

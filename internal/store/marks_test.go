@@ -266,3 +266,28 @@ func TestMarkDoesNotOutrunAWrite(t *testing.T) {
 	require.False(t, metadata.Accessed.Before(written.Accessed))
 	require.Equal(t, int64(3), metadata.AccessCount)
 }
+
+// So many accesses that they would take much memory are not kept waiting.
+func TestManyMarks(t *testing.T) {
+	t.Parallel()
+	b := setup(t, store.Options{})
+	const n, each = 100_000, 1000
+	b.exec(`INSERT INTO components (name, framework, source_code, bytes, etag, created_at, updated_at, cached_at, accessed_at)
+		SELECT i::text, 'react', '', 0, 'x', now(), now(), now(), now() FROM generate_series(1, $1) AS i`, n)
+	read := func(from int) {
+		keys := make([]item.Key, each)
+		for i := range keys {
+			keys[i] = key(t, fmt.Sprintf("component:react:%d", from+i))
+		}
+		found, err := b.GetMany(t.Context(), keys)
+		require.NoError(t, err)
+		require.Equal(t, keys[0], found[0].Key)
+	}
+	for from := 1; from <= n; from += each {
+		require.Empty(t, b.ManyMarks())
+		read(from)
+	}
+	<-b.ManyMarks()
+	read(1)
+	require.Empty(t, b.ManyMarks(), "once is enough")
+}

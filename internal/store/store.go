@@ -75,7 +75,7 @@ func New(units *txn.Manager, options Options) *Store {
 		options.Notices = noNotices{}
 	}
 	s := &Store{
-		units: units, options: options, cache: options.Cache, marks: new(marks), full: new(atomic.Bool), usage: new(atomic.Pointer[item.Usage]),
+		units: units, options: options, cache: options.Cache, marks: newMarks(), full: new(atomic.Bool), usage: new(atomic.Pointer[item.Usage]),
 		counters: &counters{evictions: counter{add: options.Metrics.Evicted}, expirations: counter{add: options.Metrics.Expired}},
 	}
 	s.puts, s.gets = s.newPutGroup(), s.newGetGroups()
