@@ -95,7 +95,11 @@ func newHarness(ctx context.Context, o options, out io.Writer) (*harness, error)
 	if err != nil {
 		return b, err
 	}
-	if err := errors.Join(s.seed(ctx), s.process.Stop()); err != nil {
+	err = s.seed(ctx)
+	if err == nil {
+		err = b.postgres.AwaitDocuments(ctx, database)
+	}
+	if err := errors.Join(err, s.process.Stop()); err != nil {
 		return b, err
 	}
 	// Without statistics PostgreSQL plans the SELECT of many keys badly, until it

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stockroom/stockroom/internal/embeddedpg"
+	"github.com/stockroom/stockroom/internal/search"
 )
 
 // maxConnections leaves room for several servers' pools and 64 clients of pgbench.
@@ -120,8 +121,32 @@ func (p *Postgres) Recount(ctx context.Context, database string) error {
 		FROM (SELECT count(*) AS items, coalesce(sum(bytes), 0)::bigint AS bytes FROM components) c`)
 }
 
+// AwaitDocuments returns when a service has made the documents for search of all
+// components, so that it does nothing else while it is measured.
+func (p *Postgres) AwaitDocuments(ctx context.Context, database string) error {
+	return p.with(ctx, database, func(conn *pgx.Conn) error {
+		ticker := time.NewTicker(100 * time.Millisecond)
+		defer ticker.Stop()
+		for {
+			var pending bool
+			err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM components t WHERE NOT EXISTS (SELECT FROM search_documents d
+				WHERE d.name = t.name AND d.framework = t.framework AND d.kind = 'component' AND d.etag = t.etag))`).Scan(&pending)
+			if err != nil || !pending {
+				return err
+			}
+			select {
+			case <-ticker.C:
+			case <-ctx.Done():
+				return fmt.Errorf("documents for search are still made: %w", context.Cause(ctx))
+			}
+		}
+	})
+}
+
 // Fill makes n small components in a database that has none: framework f<i mod 10>,
-// name ScaleFirstName + i, each of about 700 bytes of which a half compresses.
+// name ScaleFirstName + i, each of about 700 bytes of which a half compresses. They
+// have documents for search, without words, and are not soon to be held against
+// them: nothing of that goes on beside what is measured.
 func (p *Postgres) Fill(ctx context.Context, database string, n int) error {
 	err := p.Exec(ctx, database, fmt.Sprintf(`INSERT INTO components
 			(name, framework, source_code, bytes, etag, created_at, updated_at, cached_at, accessed_at)
@@ -130,7 +155,10 @@ func (p *Postgres) Fill(ctx context.Context, database string, n int) error {
 			LATERAL (SELECT repeat('export const Item = () => <li className="flex items-center" />' || E'\n', 6)
 				|| md5(i::text) || md5((i + 1)::text) || md5((i + 2)::text) || md5((i + 3)::text) AS source) s
 		ORDER BY md5(i::text)`, ScaleFirstName, ScaleFrameworks, n-1),
-		"VACUUM (ANALYZE, FREEZE) components")
+		fmt.Sprintf(`INSERT INTO search_documents (name, framework, kind, etag, format, words, folded, categories, head, vector)
+			SELECT name, framework, 'component', etag, %d, 1, name, '{}', '', '' FROM components`, search.Format),
+		"UPDATE search_state SET complete = now(), reached = now(), compare_at = now() + interval '1 day'",
+		"VACUUM (ANALYZE, FREEZE) components, search_documents")
 	return errors.Join(err, p.Recount(ctx, database))
 }
 
