@@ -1,22 +1,43 @@
 package item
 
-import "math/bits"
+import (
+	"encoding/binary"
+	"math/bits"
+	"slices"
+)
 
 // AppendQuote appends text as a JSON string with nothing escaped that need not be
 // (RFC 8259, section 7), as jsontext.AppendQuote does. text has to be valid UTF-8,
 // as all texts of items are: it is not checked again. That makes it several times as
 // fast, and quoting is most of what it takes to make an item's JSON of its columns.
 func AppendQuote(out []byte, text string) []byte {
-	out = append(out, '"')
-	for {
-		plain := plainPrefix(text)
-		out = append(out, text[:plain]...)
-		if plain == len(text) {
-			return append(out, '"')
+	const word, escape = 8, len(`\u0000`)
+	out = append(slices.Grow(out, len(text)+len(`""`)), '"')
+	// Words are copied whole, and what follows the first byte that has to be escaped is
+	// then overwritten: in source code, runs of plain text are short.
+	for len(text) >= word {
+		n := len(out)
+		if cap(out)-n < word+escape {
+			out = slices.Grow(out, len(text)+len(text)/4+word+escape)
 		}
-		out = appendEscaped(out, text[plain])
-		text = text[plain+1:]
+		w := load(text)
+		binary.LittleEndian.PutUint64(out[n:n+word], w)
+		special := specials(w)
+		if special == 0 {
+			out, text = out[:n+word], text[word:]
+			continue
+		}
+		plain := bits.TrailingZeros64(special) / 8
+		out, text = appendEscaped(out[:n+plain], text[plain]), text[plain+1:]
 	}
+	for i := range len(text) {
+		if c := text[i]; c < 0x20 || c == '"' || c == '\\' {
+			out = appendEscaped(out, c)
+		} else {
+			out = append(out, c)
+		}
+	}
+	return append(out, '"')
 }
 
 // One in each byte of a word, and the highest bit of each.
@@ -33,39 +54,19 @@ func specials(word uint64) uint64 {
 	return ((word-ones*0x20)&^word | (quote-ones)&^quote | (backslash-ones)&^backslash) & highs
 }
 
-// plainPrefix returns how many of the first bytes need not be escaped. It looks at
-// eight at a time.
-func plainPrefix(text string) int {
-	i := 0
-	for ; i+8 <= len(text); i += 8 {
-		word := uint64(text[i]) | uint64(text[i+1])<<8 | uint64(text[i+2])<<16 | uint64(text[i+3])<<24 |
-			uint64(text[i+4])<<32 | uint64(text[i+5])<<40 | uint64(text[i+6])<<48 | uint64(text[i+7])<<56
-		if special := specials(word); special != 0 {
-			return i + bits.TrailingZeros64(special)/8
-		}
-	}
-	for ; i < len(text); i++ {
-		if c := text[i]; c < 0x20 || c == '"' || c == '\\' {
-			break
-		}
-	}
-	return i
+// load returns the first eight bytes of text.
+func load(text string) uint64 {
+	_ = text[7]
+	return uint64(text[0]) | uint64(text[1])<<8 | uint64(text[2])<<16 | uint64(text[3])<<24 |
+		uint64(text[4])<<32 | uint64(text[5])<<40 | uint64(text[6])<<48 | uint64(text[7])<<56
 }
 
+// escapes are the letters behind the backslash, for those that have one.
+var escapes = [256]byte{'"': '"', '\\': '\\', '\b': 'b', '\f': 'f', '\n': 'n', '\r': 'r', '\t': 't'}
+
 func appendEscaped(out []byte, c byte) []byte {
-	switch c {
-	case '"', '\\':
-		return append(out, '\\', c)
-	case '\b':
-		return append(out, '\\', 'b')
-	case '\f':
-		return append(out, '\\', 'f')
-	case '\n':
-		return append(out, '\\', 'n')
-	case '\r':
-		return append(out, '\\', 'r')
-	case '\t':
-		return append(out, '\\', 't')
+	if letter := escapes[c]; letter != 0 {
+		return append(out, '\\', letter)
 	}
 	const hex = "0123456789abcdef"
 	return append(out, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])

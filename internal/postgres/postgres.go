@@ -3,9 +3,11 @@
 package postgres
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync/atomic"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/multitracer"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/stockroom/stockroom/internal/conntrack"
@@ -58,6 +61,10 @@ type DB struct {
 	reset       atomic.Int64 // when idle connections were closed last
 }
 
+// readBuffer is what is read from PostgreSQL at once. pgx reads 8 KiB, of which a
+// hundred items are dozens.
+const readBuffer = 64 << 10
+
 // Open prepares a pool without connecting: a database that is down shows at the
 // first use. The caller must Close what it opened.
 func Open(cfg Config) (*DB, error) {
@@ -66,6 +73,9 @@ func Open(cfg Config) (*DB, error) {
 		return nil, ErrBadDSN
 	}
 	tune(&poolConfig.ConnConfig.Config, cfg.ConnectTimeout)
+	poolConfig.ConnConfig.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		return pgproto3.NewFrontend(bufio.NewReaderSize(r, readBuffer), w)
+	}
 	poolConfig.ConnConfig.Tracer = cfg.Tracer
 	// Behind a pooler somebody else's LISTEN can reach us. pgx would keep what comes.
 	poolConfig.ConnConfig.OnNotification = func(*pgconn.PgConn, *pgconn.Notification) {}
