@@ -12,8 +12,9 @@ import (
 )
 
 // Single writes that wait at the same moment go in one transaction, and single
-// reads of one kind in one statement. Two at a time keep the database busy while
-// the next ones gather; more would only make them smaller (measured by make bench).
+// reads of one kind in one statement. A second one begins beside the first only where
+// that is slow or nothing is gained by waiting for it; more would only make them smaller
+// (measured by make bench).
 const (
 	putWorkers = 2
 	putSize    = 32

@@ -26,9 +26,12 @@ type Group[T any] struct {
 	mu      sync.Mutex
 	queue   []*Op[T]
 	workers int
-	running int // transactions at this moment
-	carried int // operations in those
-	ended   int // transactions so far
+	running []*underway // transactions at this moment, in the order of their begins
+	ended   int         // transactions so far
+	last    int         // operations in the one that ended last
+	// overdue calls hurry, when it is set, for what waits behind a transaction.
+	overdue    *time.Timer
+	overdueSet bool
 	// waiting ends when nothing is queued any more, and with it the workers' waits
 	// for a slot.
 	waiting context.Context //nolint:containedctx // not of a call
@@ -52,7 +55,6 @@ type Op[T any] struct {
 	ctx   context.Context //nolint:containedctx // of the caller who waits for it
 	place *limit.Place    // nil: it does not wait in line
 	batch *batch          // nil while it is queued
-	late  bool            // it has waited for company for long enough; guarded by Group.mu
 	ended int             // transactions when it was queued
 	done  chan struct{}
 }
@@ -61,6 +63,12 @@ type Op[T any] struct {
 type batch struct {
 	callers int // who have not left; guarded by Group.mu
 	cancel  context.CancelCauseFunc
+}
+
+// underway is a transaction.
+type underway struct {
+	operations int
+	began      time.Time
 }
 
 // NewGroup returns a group whose operations run runs. It is given a context that
@@ -133,30 +141,58 @@ func (g *Group[T]) enqueue(op *Op[T]) error {
 	if g.mayBegin(len(g.queue)) {
 		g.workers++
 		go g.work(nil, nil)
+	} else {
+		g.watch()
 	}
 	return nil
 }
 
-// mayBegin tells whether there may be one more worker for so many operations: where
-// others are under way, only for as many as those carry. Otherwise whoever comes first
-// would go alone each time, and a transaction costs more than an operation. It is
-// called under mu.
+// mayBegin tells whether there may be one more worker for so many operations. Others
+// who are under way are let end first, since a transaction costs more than an operation
+// and the callers of theirs will come back: but not where nobody goes with anybody, or as
+// many wait as can go together, or those take too long. It is called under mu.
 func (g *Group[T]) mayBegin(operations int) bool {
-	return g.workers == 0 || g.workers < g.rules.Workers && operations >= g.carried
+	if g.workers == 0 || g.workers >= g.rules.Workers {
+		return g.workers == 0
+	}
+	alone := g.last <= 1 && !slices.ContainsFunc(g.running, func(u *underway) bool { return u.operations > 1 })
+	return alone || operations >= g.rules.Size || len(g.running) == g.workers && g.leftToWait() <= 0
 }
 
-// patience is how long an operation waits for company, or for those who are under way:
-// they may be waiting for a lock.
+// patience is how long an operation waits for a transaction that is under way: that
+// may be waiting for a lock.
 const patience = 5 * time.Millisecond
 
-// hurry begins with what is queued, if op still is and there may be one more worker.
-func (g *Group[T]) hurry(op *Op[T]) {
+// leftToWait is for how long the transaction that began last is still waited for. It
+// is called under mu, while there is one.
+func (g *Group[T]) leftToWait() time.Duration {
+	return patience - time.Since(g.running[len(g.running)-1].began)
+}
+
+// watch has what is queued begin when those who are under way take too long. It is
+// called under mu.
+func (g *Group[T]) watch() {
+	if g.overdueSet || len(g.queue) == 0 || len(g.running) == 0 || len(g.running) < g.workers || g.workers >= g.rules.Workers {
+		return
+	}
+	g.overdueSet = true
+	if g.overdue == nil {
+		g.overdue = time.AfterFunc(g.leftToWait(), g.hurry)
+	} else {
+		g.overdue.Reset(g.leftToWait())
+	}
+}
+
+// hurry begins with what is queued, if there may be one more worker by now.
+func (g *Group[T]) hurry() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	op.late = true
-	if op.batch == nil && g.workers < g.rules.Workers {
+	g.overdueSet = false
+	if len(g.queue) > 0 && g.mayBegin(len(g.queue)) {
 		g.workers++
 		go g.work(nil, nil)
+	} else {
+		g.watch()
 	}
 }
 
@@ -165,8 +201,12 @@ func (g *Group[T]) await(op *Op[T]) error {
 	if op.place != nil {
 		defer op.place.Leave()
 	}
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
+	var tooLong <-chan time.Time
+	if op.place != nil {
+		timer := time.NewTimer(time.Until(op.place.Deadline()))
+		defer timer.Stop()
+		tooLong = timer.C
+	}
 	select {
 	case <-op.done:
 		return op.Err
@@ -174,22 +214,9 @@ func (g *Group[T]) await(op *Op[T]) error {
 		if g.withdraw(op) {
 			return op.ctx.Err()
 		}
-	case <-timer.C:
-		g.hurry(op)
-		if op.place != nil {
-			timer.Reset(time.Until(op.place.Deadline()))
-		}
-		select {
-		case <-op.done:
-			return op.Err
-		case <-op.ctx.Done():
-			if g.withdraw(op) {
-				return op.ctx.Err()
-			}
-		case <-timer.C:
-			if g.withdraw(op) {
-				return noSlot(op.place.GiveUp())
-			}
+	case <-tooLong:
+		if g.withdraw(op) {
+			return noSlot(op.place.GiveUp())
 		}
 	}
 	select {
@@ -211,7 +238,7 @@ func (g *Group[T]) withdraw(op *Op[T]) bool {
 	}
 	g.queue = slices.Delete(g.queue, i, i+1)
 	g.checkIdle()
-	if g.running > 0 && g.ended == op.ended {
+	if len(g.running) > 0 && g.ended == op.ended {
 		// The database has not answered anybody for as long as this one waited, up to its
 		// deadline if that is the cause. It would
 		// count as a failure if it had been sent; it must not be none for having waited.
@@ -267,13 +294,14 @@ func (g *Group[T]) work(slot *limit.Slot, ops []*Op[T]) {
 	}
 }
 
-// goOn tells a worker whether there is enough to do. If not, it is none any more, and
-// what is queued goes with the next one.
+// goOn tells a worker whether there is something to do at once. If not, it is none any
+// more, and what is queued goes with the next one.
 func (g *Group[T]) goOn() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.workers--
-	if len(g.queue) == 0 || !g.queue[0].late && !g.mayBegin(len(g.queue)) {
+	if len(g.queue) == 0 || !g.mayBegin(len(g.queue)) {
+		g.watch()
 		return false
 	}
 	g.workers++
@@ -349,9 +377,9 @@ func (g *Group[T]) choose() []*Op[T] {
 func (g *Group[T]) perform(slot *limit.Slot, ops []*Op[T]) {
 	for len(ops) > 0 {
 		ctx, cancel := g.contextOf(ops)
-		g.count(1, len(ops))
+		transaction := g.begin(len(ops))
 		g.runSafely(withSlot(ctx, slot), ops)
-		g.count(-1, -len(ops))
+		g.end(transaction)
 		if slot != nil {
 			slot.Release()
 			slot = nil
@@ -376,15 +404,24 @@ func (g *Group[T]) perform(slot *limit.Slot, ops []*Op[T]) {
 	}
 }
 
-// count notes that a transaction begins (1) or has ended (-1), and its operations.
-func (g *Group[T]) count(n, operations int) {
+// begin notes that a transaction begins.
+func (g *Group[T]) begin(operations int) *underway {
+	u := &underway{operations: operations, began: time.Now()}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.running += n
-	g.carried += operations
-	if n < 0 {
-		g.ended++
-	}
+	g.running = append(g.running, u)
+	g.watch()
+	return u
+}
+
+// end notes that a transaction has ended.
+func (g *Group[T]) end(u *underway) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	i := slices.Index(g.running, u)
+	g.running = slices.Delete(g.running, i, i+1)
+	g.ended++
+	g.last = u.operations
 }
 
 // hasMoreTime tells whether what ends with ctx may go on for longer than other.

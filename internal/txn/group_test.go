@@ -139,52 +139,105 @@ func TestGroupGoesTogether(t *testing.T) {
 	})
 }
 
-func TestGroupBeginsBesideAnotherOnlyWithAsMany(t *testing.T) {
+// together has n odd operations run together, and nothing else, and returns how to end that.
+func (c *crew) together(t *testing.T, n int) (run, func()) {
+	t.Helper()
+	end := c.busy(t)
+	var done []<-chan error
+	for i := range n {
+		done = append(done, c.begin(t.Context(), 2*i+1))
+	}
+	synctest.Wait()
+	go end()
+	r := <-c.runs
+	require.Len(t, r.values, n)
+	synctest.Wait()
+	return r, func() {
+		r.outcomes <- nil
+		for _, d := range done {
+			require.NoError(t, <-d)
+		}
+	}
+}
+
+func TestGroupWaitsForTheOneUnderWay(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCrew(groupWorkers)
-		end := c.busy(t)
+		_, end := c.together(t, 2)
 		var done []<-chan error
-		for _, value := range []int{1, 3, 5} {
+		for _, value := range []int{7, 9, 11} {
 			done = append(done, c.begin(t.Context(), value))
 		}
+		time.Sleep(4 * time.Millisecond)
 		synctest.Wait()
+		require.Equal(t, len(done), c.gate.State().Waiting, "they are more, but not as many as can go together")
 		go end()
-		three := <-c.runs
-		require.Len(t, three.values, 3)
-		synctest.Wait()
+		next := <-c.runs
+		require.ElementsMatch(t, []int{7, 9, 11}, next.values)
+		next.outcomes <- nil
+		for _, d := range done {
+			require.NoError(t, <-d)
+		}
+		c.requireIdle(t)
+	})
+}
 
-		// Fewer wait for company, but not for long.
+func TestGroupBeginsBesideAnotherWithAsManyAsCanGo(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrew(groupWorkers)
+		_, end := c.together(t, 2)
 		began := time.Now()
-		done = append(done, c.begin(t.Context(), 7))
-		few := <-c.runs
-		require.Equal(t, []int{7}, few.values)
-		require.Equal(t, 5*time.Millisecond, time.Since(began))
-		// Nor when both workers are busy for longer than that: then it is the turn of
-		// whoever waits when the first of them has ended, however few they are.
-		late := c.begin(t.Context(), 8)
-		<-time.After(time.Second)
-		began = time.Now()
-		few.outcomes <- nil
-		require.NoError(t, <-done[3])
-		last := <-c.runs
-		require.Equal(t, []int{8}, last.values)
+		var done []<-chan error
+		for range groupSize {
+			done = append(done, c.begin(t.Context(), 1))
+		}
+		full := <-c.runs
+		require.Len(t, full.values, groupSize)
 		require.Zero(t, time.Since(began))
-		last.outcomes <- nil
-		require.NoError(t, <-late)
+		end()
+		full.outcomes <- nil
+		for _, d := range done {
+			require.NoError(t, <-d)
+		}
+		c.requireIdle(t)
+	})
+}
 
+// A transaction may be waiting for a lock for as long as there is time.
+func TestGroupWaitsForNobodyWhoHangs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrew(groupWorkers)
+		_, end := c.together(t, 2)
+		began := time.Now()
+		time.Sleep(2 * time.Millisecond)
+		first, second := c.begin(t.Context(), 1), c.begin(t.Context(), 3)
+		beside := <-c.runs
+		require.ElementsMatch(t, []int{1, 3}, beside.values)
+		require.Equal(t, 5*time.Millisecond, time.Since(began))
+
+		// What has come meanwhile goes as soon as the other one has ended, and so does
+		// what comes after that.
+		third := c.begin(t.Context(), 5)
+		synctest.Wait()
 		began = time.Now()
-		for _, value := range []int{9, 11, 13} {
-			done = append(done, c.begin(t.Context(), value))
-		}
-		asMany := <-c.runs
-		require.Len(t, asMany.values, 3)
+		beside.outcomes <- nil
+		require.NoError(t, errors.Join(<-first, <-second))
+		beside = <-c.runs
+		require.Equal(t, []int{5}, beside.values)
+		fourth := c.begin(t.Context(), 7)
+		synctest.Wait()
+		require.Equal(t, 1, c.gate.State().Waiting, "no third one")
+		beside.outcomes <- nil
+		require.NoError(t, <-third)
+		beside = <-c.runs
+		require.Equal(t, []int{7}, beside.values)
 		require.Zero(t, time.Since(began))
-		asMany.outcomes <- nil
-		three.outcomes <- nil
-		for _, one := range slices.Concat(done[:3], done[4:]) {
-			require.NoError(t, <-one)
-		}
+		beside.outcomes <- nil
+		require.NoError(t, <-fourth)
+		end()
 		c.requireIdle(t)
 	})
 }
