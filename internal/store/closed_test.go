@@ -126,8 +126,9 @@ func (b *bundle) requireClosed(component item.Key) {
 		},
 		"MakeDocuments":    func(ctx context.Context) error { _, err := b.MakeDocuments(ctx); return err },
 		"CompareDocuments": func(ctx context.Context) error { _, err := b.CompareDocuments(ctx); return err },
-		"On":               nil, // these two ask nobody
+		"On":               nil, // these ask nobody
 		"Usage":            nil,
+		"ManyMarks":        nil,
 	}
 	var methods []string
 	for method := range reflect.TypeFor[*store.Store]().Methods() {
