@@ -137,6 +137,18 @@ func TestStatementsUseIndexes(t *testing.T) { //nolint:tparallel // the subtests
 		"find a common word":          find("everywhere x", func(ask *repo.Search) { ask.Query.Text = "'everywhere'" }),
 		"find a restricted word":      find("abc", func(ask *repo.Search) { ask.Kind, ask.Framework = &block, &react }),
 		"find behind":                 find("abc", func(ask *repo.Search) { ask.After = &repo.Place{Score: 3, Key: "component:react:a"} }),
+		"find behind, in brief":       find("abc", func(ask *repo.Search) { ask.After = &repo.Place{Score: 3, Key: "component:react:a", Brief: true} }),
+		"find far between": find("abc", func(ask *repo.Search) {
+			ask.Query.Head, ask.Query.Any = "'x'", "'x'"
+			ask.After = &repo.Place{Key: "component:react:0", Brief: true}
+		}),
+		"walk to a common word": find("everywhere", func(ask *repo.Search) {
+			ask.After = &repo.Place{Key: "component:react:7", Brief: true}
+		}),
+		"walk to a restricted word": find("everywhere", func(ask *repo.Search) {
+			ask.Kind, ask.Framework = &block, &react
+			ask.After = &repo.Place{Key: "component:react:7", Brief: true}
+		}),
 		"pending, first": func(ctx context.Context, u *txn.Unit) error {
 			pending, err := repo.PendingDocuments(ctx, u, false, 100)
 			require.Len(t, pending, 100)
@@ -338,7 +350,8 @@ var wanted = map[string]struct {
 	"delete":     {indexes: []string{"components_key_idx", "blocks_key_idx", "entries_pkey"}, sorted: true},
 	"retouch":    {indexes: []string{"components_key_idx", "blocks_key_idx", "entries_pkey"}},
 	"mark":       {indexes: []string{"components_key_idx", "blocks_key_idx", "entries_pkey"}},
-	"find":       {indexes: []string{"search_documents_vector_idx", "components_pkey", "blocks_pkey"}},
+	"find":       {indexes: []string{"search_documents_words_idx", "search_documents_pkey", "components_pkey", "blocks_pkey"}},
+	"walk":       {indexes: []string{"search_documents_pkey", "components_pkey", "blocks_pkey"}, sorted: true},
 	"pending":    {indexes: []string{"components_accessed_at_idx", "blocks_accessed_at_idx", "search_documents_pkey", "search_state_pkey"}},
 	"texts":      {indexes: []string{"components_key_idx", "blocks_key_idx"}},
 	"progress":   {indexes: []string{"components_accessed_at_idx", "blocks_accessed_at_idx", "search_state_pkey"}},

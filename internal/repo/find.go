@@ -1,9 +1,12 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -36,106 +39,289 @@ type Found struct {
 	Key item.Key
 }
 
-// maxRanked is how many documents are ranked by all their words. To rank more would
-// take longer than it is worth.
-const maxRanked = 1000
+const (
+	// maxRanked is how many documents are ranked by all their words. To rank more would
+	// take longer than it is worth.
+	maxRanked = 1000
+	// maxWalked is how many documents are read in the order of their names to meet a page
+	// of those with a common word.
+	maxWalked = 5000
+	// spare is how many results are read besides, for items that are no more.
+	spare = 20
+)
 
 // Find returns the first items, in the order of their scores, then of their keys,
 // that there are and that a search finds: by their documents, or by those of pending,
 // which have just been made of items that have none yet.
+//
+// Where more than maxRanked are found, only names, titles and categories count. What has
+// none of the words in them has no score then, and comes last, in the order of names.
 func Find(ctx context.Context, u *txn.Unit, s Search, pending []Document) ([]Found, error) {
 	// No sequential scan: the planner takes a common word for a reason to read all,
 	// and does not know what it costs to fetch each vector. What a common word finds is
 	// kept in memory, and compiled it would be found later.
 	u.Queue(`SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'on', true),
 		set_config('work_mem', '32MB', true), set_config('jit', 'off', true)`)
-	var after Place
-	ranking := 0 // as many as are found say
-	if s.After != nil {
-		after, ranking = *s.After, 1
-		if after.Brief {
-			ranking = 2
-		}
-	}
-	var keys, etags, folded, heads, vectors []string
-	var words []int32
+	f := finder{Search: s}
 	for i := range pending {
-		d := &pending[i]
-		if !s.admits(d) {
-			continue
-		}
-		keys, etags, folded = append(keys, d.Key.String()), append(etags, d.ETag), append(folded, d.Folded)
-		heads, vectors = append(heads, d.Head), append(vectors, d.Vector)
-		words = append(words, int32(min(d.Words, 1<<15-1))) //nolint:gosec // bounded
+		f.add(&pending[i])
 	}
-	return query(ctx, u, func(row pgx.CollectableRow) (f Found, err error) {
-		if err := row.Scan(&f.Place.Key, &f.Score, &f.Brief); err != nil {
-			return f, err
+	if s.After != nil {
+		var err error
+		if f.after, err = item.ParseKey(s.After.Key); err != nil {
+			return nil, err
 		}
-		f.Key, err = item.ParseKey(f.Place.Key)
-		return f, err
-	}, findSQL, s.Query.Text, s.Kind, s.Framework, s.Category,
-		keys, etags, folded, words, heads, vectors,
-		s.Query.Any, s.Query.Words, s.Query.Names, s.Query.Sizes, s.Query.Folded,
-		ranking, s.After != nil, after.Score, after.Key, s.Limit)
+		f.brief = s.After.Brief
+	}
+	if !f.brief {
+		found, err := f.ranked(ctx, u)
+		if err != nil || !f.tooMuch {
+			return found, err
+		}
+		f.brief = true
+	}
+	var found []Found
+	if !f.behindScores() {
+		var err error
+		if found, err = f.ranked(ctx, u); err != nil || len(found) == s.Limit {
+			return found, err
+		}
+	}
+	// All of this comes last, so that it is not looked at before.
+	rest, err := f.unranked(ctx, u, s.Limit-len(found))
+	return append(found, rest...), err
 }
 
-// admits tells whether a document passes the restrictions, and may have what is
-// looked for.
-func (s Search) admits(d *Document) bool {
-	return (s.Kind == nil || *s.Kind == string(d.Key.Kind())) &&
-		(s.Framework == nil || *s.Framework == d.Key.Framework()) &&
-		(s.Category == nil || slices.Contains(d.Categories, *s.Category)) &&
-		s.Query.MayFind(d.Vector)
+// finder makes the statements of a search.
+type finder struct {
+	Search
+	after item.Key // that of After
+	// brief is Place.Brief; tooMuch says that it has to be.
+	brief, tooMuch bool
+	// Of the documents that are not stored.
+	keys, etags, folded, heads, vectors []string
+	words                               []int32
 }
 
+// behindScores tells whether the results begin behind all that has a score.
+func (f *finder) behindScores() bool { return f.After != nil && f.After.Score <= 0 }
+
+// add adds a document that is not stored, if the search may find it.
+func (f *finder) add(d *Document) {
+	if (f.Kind != nil && *f.Kind != string(d.Key.Kind())) ||
+		(f.Framework != nil && *f.Framework != d.Key.Framework()) ||
+		(f.Category != nil && !slices.Contains(d.Categories, *f.Category)) ||
+		!f.Query.MayFind(d.Vector) {
+		return
+	}
+	f.keys, f.etags, f.folded = append(f.keys, d.Key.String()), append(f.etags, d.ETag), append(f.folded, d.Folded)
+	f.heads, f.vectors = append(f.heads, d.Head), append(f.vectors, d.Vector)
+	f.words = append(f.words, int32(min(d.Words, 1<<15-1))) //nolint:gosec // bounded
+}
+
+// restricted is the condition that the search admits a stored document.
+func (f *finder) restricted(args *arguments) string {
+	sql := `d.format >= ` + strconv.Itoa(search.Format)
+	if f.Kind != nil {
+		sql += ` AND d.kind = ` + args.add(*f.Kind)
+	}
+	if f.Framework != nil {
+		sql += ` AND d.framework = ` + args.add(*f.Framework)
+	}
+	if f.Category != nil {
+		sql += ` AND ` + args.add(*f.Category) + ` = ANY (d.categories)`
+	}
+	return sql
+}
+
+// stored selects of the stored documents those that a condition holds for.
+func (f *finder) stored(args *arguments, columns, condition string) string {
+	return `SELECT ` + columns + ` FROM search_documents d WHERE ` + f.restricted(args) + ` AND ` + condition
+}
+
+// pending likewise selects of those that are not stored.
+func (f *finder) pending(args *arguments, columns, condition string) string {
+	return `SELECT ` + columns + ` FROM (
+		SELECT split_part(p.key, ':', 1) COLLATE "C" AS kind, split_part(p.key, ':', 2) COLLATE "C" AS framework,
+			split_part(p.key, ':', 3) COLLATE "C" AS name, p.key COLLATE "C" AS key, p.etag, p.folded COLLATE "C" AS folded,
+			p.words::smallint AS words, p.head::tsvector AS head, p.vector::tsvector AS vector
+		FROM unnest(` + args.add(f.keys) + `::text[], ` + args.add(f.etags) + `::text[], ` + args.add(f.folded) + `::text[], ` +
+		args.add(f.words) + `::integer[], ` + args.add(f.heads) + `::text[], ` + args.add(f.vectors) + `::text[])
+			AS p (key, etag, folded, words, head, vector)
+		OFFSET 0
+	) d WHERE ` + condition
+}
+
+// all selects of both.
+func (f *finder) all(args *arguments, columns, condition string) string {
+	sql := f.stored(args, columns, condition)
+	if len(f.keys) > 0 {
+		sql += ` UNION ALL ` + f.pending(args, columns, condition)
+	}
+	return sql
+}
+
+// matches is the condition that a document is found.
+func (f *finder) matches(args *arguments) string {
+	return `d.vector @@ ` + args.add(f.Query.Text) + `::tsquery`
+}
+
+// headed is the condition that a document has a score by its head alone.
+func (f *finder) headed(args *arguments) string {
+	headed := `d.head @@ ` + args.add(f.Query.Head) + `::tsquery`
+	if f.Query.Head == f.Query.Any {
+		return headed
+	}
+	return `(` + headed + ` AND (d.head @@ ` + args.add(f.Query.Any) + `::tsquery OR d.folded = ` + args.add(f.Query.Folded) + `))`
+}
+
+// ranked returns the first of those that have a score: of all that is found or, in
+// brief, by their heads.
+//
 // A name that is just what was asked for is worth 10; one with all the words in it
 // 2.5 to 5, by how much else it has; all of them in name, title and categories 2
 // more; and what stands in all the texts less than 1.
-var findSQL = fmt.Sprintf(`
-WITH found AS MATERIALIZED (
-	SELECT d.kind, d.framework, d.name, d.key, d.etag, d.folded, d.words, d.head, d.vector
-	FROM search_documents d
-	WHERE d.vector @@ $1::text::tsquery AND d.format >= %[1]d AND ($2::text IS NULL OR d.kind = $2)
-		AND ($3::text IS NULL OR d.framework = $3) AND ($4::text IS NULL OR $4 = ANY (d.categories))
-	UNION ALL
-	SELECT split_part(p.key, ':', 1), split_part(p.key, ':', 2), split_part(p.key, ':', 3), p.key, p.etag, p.folded,
-		p.words::smallint, p.head::tsvector, p.vector::tsvector
-	FROM unnest($5::text[], $6::text[], $7::text[], $8::integer[], $9::text[], $10::text[])
-		AS p (key, etag, folded, words, head, vector)
-	WHERE p.vector::tsvector @@ $1::text::tsquery
-), ranking AS MATERIALIZED (
-	SELECT CASE $16::integer WHEN 0 THEN (SELECT count(*) FROM found) > %[2]d ELSE $16 = 2 END AS brief
-), ranked AS (
-	SELECT f.key COLLATE "C" AS key, f.kind, f.framework COLLATE "C" AS framework, f.name COLLATE "C" AS name, f.etag, r.brief, (
-		CASE WHEN f.folded COLLATE "C" = $15 COLLATE "C" THEN 10 ELSE 0 END
-		+ CASE WHEN f.head @@ $11::text::tsquery THEN (
-			SELECT 5 * power(w.named / w.asked, 2) * (0.5 + 0.5 * least(1, w.named / greatest(f.words, 1)))
-				+ 2 * power(w.titled / w.asked, 2)
-			FROM (
-				SELECT sum(w.size)::float8 AS asked,
-					coalesce(sum(w.size) FILTER (WHERE f.head @@ w.named::tsquery), 0)::float8 AS named,
-					coalesce(sum(w.size) FILTER (WHERE f.head @@ w.titled::tsquery), 0)::float8 AS titled
-				FROM unnest($12::text[], $13::text[], $14::integer[]) AS w (titled, named, size)
-			) w
-		) ELSE 0 END
-		+ CASE WHEN r.brief THEN 0 ELSE ts_rank('{0.05, 0.1, 0.4, 1}', f.vector, $1::text::tsquery, 1 | 32) END
-	)::float8 AS score
-	FROM found f CROSS JOIN ranking r
+func (f *finder) ranked(ctx context.Context, u *txn.Unit) ([]Found, error) {
+	var args arguments
+	asked := int32(0)
+	for _, size := range f.Query.Sizes {
+		asked += size
+	}
+	// sum adds up the sizes of those words that stand in a head.
+	sum := func(words []string) string {
+		sizes := make([]string, len(words))
+		for i, word := range words {
+			sizes[i] = `CASE WHEN d.head @@ ` + args.add(word) + `::tsquery THEN ` + args.add(int64(f.Query.Sizes[i])) + `::integer ELSE 0 END`
+		}
+		return `(` + strings.Join(sizes, ` + `) + `)::float8`
+	}
+	columns := `d.key, d.kind, d.framework, d.name, d.etag, d.folded, d.words, d.vector, ` +
+		sum(f.Query.Names) + ` AS named, ` + sum(f.Query.Words) + ` AS titled, ` + args.add(float64(asked)) + `::float8 AS asked`
+	score := `5 * power(d.named / d.asked, 2) * (0.5 + 0.5 * least(1, d.named / greatest(d.words, 1))) + 2 * power(d.titled / d.asked, 2)`
+	if f.Query.Folded != "" {
+		score = `CASE WHEN d.folded = ` + args.add(f.Query.Folded) + ` THEN 10 ELSE 0 END + (` + score + `)`
+	}
+	condition, fromFound, much := f.matches(&args), ` FROM found d OFFSET 0`, ``
+	if f.brief {
+		condition = f.headed(&args) + ` AND ` + condition
+	} else {
+		score += ` + ts_rank('{0.05, 0.1, 0.4, 1}', d.vector, ` + args.add(f.Query.Text) + `::tsquery, 1 | 32)`
+	}
+	found := f.all(&args, `d.key, d.kind, d.framework, d.name, d.etag, d.folded, d.words, d.head, d.vector`, condition)
+	if !f.brief && f.After == nil {
+		// One look finds whether it is too much and, mostly, ranks it.
+		found += fmt.Sprintf(` LIMIT %d`, maxRanked+1)
+		const count = `(SELECT count(*) FROM found)`
+		fromFound = fmt.Sprintf(` FROM found d WHERE %s <= %d OFFSET 0`, count, maxRanked)
+		much = fmt.Sprintf(` UNION ALL SELECT '', '', '', '', '', 0 WHERE %s > %d`, count, maxRanked)
+	}
+	from := `WITH found AS (` + found + `)
+		SELECT d.key, d.kind, d.framework, d.name, d.etag, (` + score + `)::float8 AS score FROM (SELECT ` + columns + fromFound + `) d` + much
+	if f.After != nil {
+		last := args.add(f.After.Score) + `::float8`
+		from = `SELECT ` + candidate + ` FROM (` + from + `) d WHERE d.score < ` + last + ` OR d.score = ` + last + ` AND d.key > ` + args.add(f.After.Key)
+	}
+	return f.first(ctx, u, from, `d.score DESC, d.key`, f.Limit, args)
+}
+
+// unranked returns the first of those that, in brief, have no score. Each is found in
+// the order of the primary key: name, framework, kind.
+func (f *finder) unranked(ctx context.Context, u *txn.Unit, limit int) ([]Found, error) {
+	found, err := f.walk(ctx, u, limit)
+	if err == nil && len(found) < limit {
+		// They are far between. OFFSET keeps the database from walking on.
+		var args arguments
+		sql := f.stored(&args, unrankedColumns, f.behind(&args)+` AND `+f.unheaded(&args)) + ` OFFSET 0`
+		found, err = f.first(ctx, u, sql, inNames, limit, args)
+	}
+	if err != nil || len(f.keys) == 0 {
+		return found, err
+	}
+	var args arguments
+	sql := f.pending(&args, unrankedColumns, f.behind(&args)+` AND `+f.unheaded(&args))
+	pending, err := f.first(ctx, u, sql, inNames, limit, args)
+	found = append(found, pending...)
+	slices.SortFunc(found, func(a, b Found) int {
+		return cmp.Or(strings.Compare(a.Key.Name(), b.Key.Name()), strings.Compare(a.Key.Framework(), b.Key.Framework()),
+			strings.Compare(string(a.Key.Kind()), string(b.Key.Kind())))
+	})
+	return found[:min(limit, len(found))], err
+}
+
+const (
+	// candidate are the columns of what may be a result.
+	candidate       = `d.key, d.kind, d.framework, d.name, d.etag, d.score`
+	unrankedColumns = `d.key, d.kind, d.framework, d.name, d.etag, 0::float8 AS score`
+	inNames         = `d.name, d.framework, d.kind`
 )
-SELECT r.key, r.score, r.brief
-FROM (
-	SELECT r.key, r.kind, r.framework, r.name, r.etag, r.brief, r.score FROM ranked r
-	WHERE NOT $17::boolean OR r.score < $18::float8 OR r.score = $18::float8 AND r.key > $19::text
-	ORDER BY r.score DESC, r.key
-) r CROSS JOIN LATERAL (
-	SELECT FROM components t
-	WHERE r.kind = 'component' AND t.name = r.name AND t.framework = r.framework AND t.etag = r.etag AND %[3]s
+
+func (f *finder) unheaded(args *arguments) string {
+	return `NOT ` + f.headed(args) + ` AND ` + f.matches(args)
+}
+
+// behind is the condition that a document without a score comes behind the
+// place where the results begin.
+func (f *finder) behind(args *arguments) string {
+	if !f.behindScores() {
+		return `true`
+	}
+	return `(` + inNames + `) > (` + args.add(f.after.Name()) + `, ` + args.add(f.after.Framework()) + `, ` + args.add(string(f.after.Kind())) + `)`
+}
+
+// walk returns the first of the stored documents without a score that maxWalked hold,
+// in their order: all that is asked for where the words are common.
+func (f *finder) walk(ctx context.Context, u *txn.Unit, limit int) ([]Found, error) {
+	var args arguments
+	// Nothing but the order restricts what is read, so that the bound is one.
+	sql := `SELECT d.key, d.kind, d.framework, d.name, d.etag, d.format, d.folded, d.categories, d.head, d.vector FROM search_documents d WHERE ` + f.behind(&args) + ` ORDER BY ` + inNames + ` LIMIT ` + strconv.Itoa(maxWalked)
+	sql = `SELECT d.key, 0::float8, true FROM (` + sql + `) d CROSS JOIN LATERAL (` + liveSQL + `) live
+		WHERE ` + f.restricted(&args) + ` AND ` + f.unheaded(&args) + ` ORDER BY ` + inNames + ` LIMIT ` + args.add(int64(limit))
+	found, _, err := f.read(ctx, u, sql, args)
+	return found, err
+}
+
+// liveSQL selects the item of a document, if that is what the document was made of.
+const liveSQL = `SELECT true AS live FROM components t
+	WHERE d.kind = 'component' AND t.name = d.name AND t.framework = d.framework AND t.etag = d.etag AND ` + alive + `
 	UNION ALL
-	SELECT FROM blocks t
-	WHERE r.kind = 'block' AND t.name = r.name AND t.framework = r.framework AND t.etag = r.etag AND %[3]s
-) live
-ORDER BY r.score DESC, r.key LIMIT $20`, search.Format, maxRanked, alive)
+	SELECT true FROM blocks t
+	WHERE d.kind = 'block' AND t.name = d.name AND t.framework = d.framework AND t.etag = d.etag AND ` + alive
+
+// first returns the first, in an order, of the documents of from whose items there are.
+func (f *finder) first(ctx context.Context, u *txn.Unit, from, order string, limit int, args arguments) ([]Found, error) {
+	n := int64(limit + spare)
+	sql := `SELECT d.key, d.score, live.live IS NOT NULL
+		FROM (SELECT ` + candidate + ` FROM (` + from + `) d ORDER BY ` + order + ` LIMIT ` + args.add(n) + `) d
+		LEFT JOIN LATERAL (` + liveSQL + `) live ON true ORDER BY ` + order
+	for ; ; n *= 16 {
+		args[len(args)-1] = n
+		found, seen, err := f.read(ctx, u, sql, args)
+		if err != nil || len(found) >= limit || seen < n {
+			return found[:min(limit, len(found))], err
+		}
+	}
+}
+
+// read runs a statement that selects keys, scores and whether the items are there. It
+// returns those that are, and how many it saw. An empty key says that it is too much.
+func (f *finder) read(ctx context.Context, u *txn.Unit, sql string, args arguments) (found []Found, seen int64, err error) {
+	err = u.Select(ctx, func(rows pgx.Rows) error {
+		found, seen, f.tooMuch = nil, 0, false
+		of, live := Found{Place: Place{Brief: f.brief}}, false
+		_, err := pgx.ForEachRow(rows, []any{&of.Place.Key, &of.Score, &live}, func() (err error) {
+			seen++
+			if of.Place.Key == "" {
+				f.tooMuch = true
+			} else if live {
+				of.Key, err = item.ParseKey(of.Place.Key)
+				found = append(found, of)
+			}
+			return err
+		})
+		return err
+	}, sql, args...)
+	return found, seen, err
+}
 
 // DeleteOrphans deletes those of the next limit documents behind a place whose items
 // are no more, and returns the place that it came to; nil at the end.

@@ -25,12 +25,13 @@ type Query struct {
 	// Names likewise, as they stand in a name; Sizes is how many parts each has.
 	Words, Names []string
 	Sizes        []int32
-	// Any finds by their Head the documents of whose heads it makes sense to look
-	// at each word.
+	// Any finds by their Head the documents in whose heads one of Words stands.
 	Any string
 	// Folded is what Document.Folded must be equal to for a name that is just what
 	// was asked for; "" is equal to none.
 	Folded string
+	// Head finds by their Head those that Any finds and those of such a name.
+	Head string
 
 	wanted []wanted
 }
@@ -139,6 +140,10 @@ func compile(terms []term) Query {
 	q.Any = anyOf(words).render("")
 	if len(groups) == 1 && plain {
 		q.Folded = fold(groups[0])
+	}
+	q.Head = q.Any
+	if q.Folded != "" && len(words) > 1 {
+		q.Head = anyOf(append(words, node{op: opLexeme, lexeme: q.Folded})).render("")
 	}
 	return q
 }

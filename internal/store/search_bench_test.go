@@ -35,7 +35,7 @@ func BenchmarkSearch(b *testing.B) {
 	s.exec(`VACUUM ANALYZE`)
 	b.Logf("documents: %s, of which the index %s; items: %s",
 		scan[string](b, s.other, `SELECT pg_size_pretty(pg_total_relation_size('search_documents'))`),
-		scan[string](b, s.other, `SELECT pg_size_pretty(pg_relation_size('search_documents_vector_idx'))`),
+		scan[string](b, s.other, `SELECT pg_size_pretty(pg_relation_size('search_documents_words_idx'))`),
 		scan[string](b, s.other, `SELECT pg_size_pretty(pg_total_relation_size('components') + pg_total_relation_size('blocks'))`))
 
 	random := rand.New(rand.NewPCG(1, 1))

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -363,6 +364,144 @@ func TestSearchFindsVeryMuch(t *testing.T) {
 	require.Len(t, all, 1201)
 	require.Equal(t, "a-backlog", all[0])
 	require.True(t, slices.IsSorted(all[1:]), "in the order of their keys")
+}
+
+// Of very much, each is found once: first what has the words in its name or title, by
+// its score; then, by name, what has them elsewhere. So it is under each restriction,
+// and wherever the documents are.
+func TestSearchOfVeryMuchInOrder(t *testing.T) {
+	t.Parallel()
+	b := setup(t, store.Options{})
+	wanted := make(map[string]bool) // by key, whether it has a score
+	categories := make(map[string]string)
+	var batch []item.Value
+	add := func(text string, scored bool, body string) {
+		v, err := item.Parse(key(t, text), []byte(body))
+		require.NoError(t, err)
+		batch, wanted[text] = append(batch, v), scored
+		if v.Block != nil && v.Block.Category != nil {
+			categories[text] = *v.Block.Category
+		}
+	}
+	block := func(category string) string {
+		return fmt.Sprintf(`{"category":%q,"files":[{"path":"a.tsx","content":"of the backlog"}]}`, category)
+	}
+	const component = `{"sourceCode":"of the backlog"}`
+	put := func() {
+		require.NoError(t, b.PutMany(t.Context(), batch, nil))
+		batch = nil
+	}
+	name := func(i int) string { return fmt.Sprintf("w%d", i*7919%1100) }
+	for i := range 1100 {
+		category := "forms"
+		if i%100 == 1 {
+			category = "tables"
+		}
+		add("block:react:"+name(i), false, block(category))
+	}
+	put()
+	for i := range 100 {
+		add("component:react:"+name(i), false, component)
+		add("component:vue:"+name(2*i), false, component)
+		add("block:vue:"+name(3*i), false, block("forms"))
+	}
+	for i := range 4 {
+		add(fmt.Sprintf("component:react:backlog-%d", i), true, component)
+		add(fmt.Sprintf("block:react:a-backlog-%d", i), true, block("forms"))
+		add(fmt.Sprintf("component:svelte:w%d-titled", i), true, `{"sourceCode":"x","metadata":{"title":"Backlog"}}`)
+	}
+	add("component:vue:backlog", true, component)
+	put()
+	b.makeDocuments()
+
+	// What is no more, was overwritten since, or is just written.
+	for _, gone := range []string{"block:react:" + name(7), "component:react:backlog-3"} {
+		b.exec(`UPDATE components SET expires_at = now() WHERE key = $1`, gone)
+		b.exec(`UPDATE blocks SET expires_at = now() WHERE key = $1`, gone)
+		delete(wanted, gone)
+	}
+	for i := range 30 {
+		add("component:svelte:"+name(5*i), false, component)
+		add("block:react:"+name(11*i+100), false, block("late"))
+	}
+	add("component:react:backlog-0", true, `{"sourceCode":"the backlog, again"}`)
+	add("component:qwik:backlog-late", true, component)
+	put()
+	// More than is walked over, and more than there is to spare, of items that are no more.
+	b.exec(`INSERT INTO search_documents (name, framework, kind, etag, format, words, folded, categories, head, vector)
+		SELECT 'a' || i, 'react', 'block', 'x', 1, 1, 'a' || i, '{forms}', 'a:1A', 'a:1A' FROM generate_series(1, 5500) i`)
+	for _, head := range []string{"backlog:1A", "a:1A"} {
+		b.exec(`INSERT INTO search_documents (name, framework, kind, etag, format, words, folded, categories, head, vector)
+			SELECT 'b', $1::text || i, 'block', 'x', 1, 1, 'backlog', '{forms}', $1::text::tsvector, 'backlog:1A' FROM generate_series(1, 200) i`, head)
+	}
+
+	check := func(asked store.Search, wanted map[string]bool, between func(page int)) {
+		t.Helper()
+		var list []store.Result
+		for page := 0; ; page++ {
+			results, err := b.Search(t.Context(), asked)
+			require.NoError(t, err)
+			require.False(t, results.Incomplete)
+			list = append(list, results.List...)
+			if !results.More {
+				break
+			}
+			require.Len(t, results.List, asked.Limit)
+			asked.After = &results.List[len(results.List)-1].Place
+			between(page)
+		}
+		require.Greater(t, len(list), 1000)
+		seen := make(map[string]bool, len(list))
+		for _, r := range list {
+			require.True(t, r.Brief)
+			require.NotContains(t, seen, r.Key.String(), "twice")
+			seen[r.Key.String()] = r.Score > 0
+		}
+		require.Equal(t, wanted, seen)
+		require.True(t, slices.IsSortedFunc(list, func(a, b store.Result) int {
+			if a.Score > 0 || b.Score > 0 {
+				return cmp.Or(cmp.Compare(b.Score, a.Score), strings.Compare(a.Key.String(), b.Key.String()))
+			}
+			return cmp.Or(strings.Compare(a.Key.Name(), b.Key.Name()), strings.Compare(a.Key.Framework(), b.Key.Framework()),
+				strings.Compare(string(a.Key.Kind()), string(b.Key.Kind())))
+		}))
+	}
+	never := func(int) {}
+	of := func(admits func(k item.Key) bool) map[string]bool {
+		some := make(map[string]bool)
+		for text, scored := range wanted {
+			if admits(key(t, text)) {
+				some[text] = scored
+			}
+		}
+		return some
+	}
+	framework, kind, category := "react", "block", "forms"
+	search := func(q string, limit int) store.Search {
+		asked := ask(t, q)
+		asked.Limit = limit
+		return asked
+	}
+	asked := search("backlog", 100)
+	asked.Framework = &framework
+	check(asked, of(func(k item.Key) bool { return k.Framework() == framework }), never)
+	asked = search("backlog", 100)
+	asked.Kind = &kind
+	check(asked, of(func(k item.Key) bool { return k.Kind() == item.KindBlock }), never)
+	asked = search("backlog", 100)
+	asked.Category = &category
+	check(asked, of(func(k item.Key) bool { return categories[k.String()] == category }), never)
+	// Words that stand in a name as one have a score where that is the whole name alone.
+	only := of(func(item.Key) bool { return true })
+	for text := range only {
+		only[text] = text == "component:vue:backlog"
+	}
+	check(search("back log", 100), only, never)
+	check(search("backlog", 29), wanted, func(page int) {
+		if page == 20 {
+			b.makeDocuments() // of what was found without until then
+		}
+	})
 }
 
 // Where it cannot, it finds what was written last, and says that it lacks something.

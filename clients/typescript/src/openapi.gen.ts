@@ -750,8 +750,9 @@ export interface paths {
          *     **Order.** A name that is just what was asked for comes first, then names with the words in them, then titles,
          *     descriptions and categories, then everything else; what is equal is in the order of the keys. Where more than
          *     1,000 items are found, those whose names, titles and categories have none of the words come last, in the order
-         *     of their keys. While `nextCursor` is there, another page follows: pass it as `cursor` with the same other
-         *     parameters. A result that does not change during the whole walk is listed exactly once.
+         *     of their names, then of their frameworks and kinds. While `nextCursor` is there, another page follows: pass it
+         *     as `cursor` with the same other parameters. A result that does not change during the whole walk is listed
+         *     exactly once.
          *
          *     Whatever was written before the search began is found, on every server, and nothing that has been deleted,
          *     overwritten or has expired. Only while very much has just been written, such as by an import, may items that
