@@ -66,6 +66,22 @@ func (c *crew) begin(ctx context.Context, value int) <-chan error {
 	return start(func() error { return c.Do(ctx, value) })
 }
 
+// beginAll asks for several operations, and returns how to end the run that carries
+// them all.
+func (c *crew) beginAll(t *testing.T, values ...int) (finish func(run)) {
+	t.Helper()
+	done := make([]<-chan error, len(values))
+	for i, value := range values {
+		done[i] = c.begin(t.Context(), value)
+	}
+	return func(r run) {
+		r.outcomes <- nil
+		for _, d := range done {
+			require.NoError(t, <-d)
+		}
+	}
+}
+
 // requireIdle checks that nothing is left over.
 func (c *crew) requireIdle(t *testing.T) {
 	t.Helper()
@@ -140,45 +156,36 @@ func TestGroupGoesTogether(t *testing.T) {
 }
 
 // together has n odd operations run together, and nothing else, and returns how to end that.
-func (c *crew) together(t *testing.T, n int) (run, func()) {
+func (c *crew) together(t *testing.T, n int) (end func()) {
 	t.Helper()
-	end := c.busy(t)
-	var done []<-chan error
-	for i := range n {
-		done = append(done, c.begin(t.Context(), 2*i+1))
+	free := c.busy(t)
+	odd := make([]int, n)
+	for i := range odd {
+		odd[i] = 2*i + 1
 	}
+	finish := c.beginAll(t, odd...)
 	synctest.Wait()
-	go end()
+	go free()
 	r := <-c.runs
 	require.Len(t, r.values, n)
 	synctest.Wait()
-	return r, func() {
-		r.outcomes <- nil
-		for _, d := range done {
-			require.NoError(t, <-d)
-		}
-	}
+	return func() { finish(r) }
 }
 
 func TestGroupWaitsForTheOneUnderWay(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCrew(groupWorkers)
-		_, end := c.together(t, 2)
-		var done []<-chan error
-		for _, value := range []int{7, 9, 11} {
-			done = append(done, c.begin(t.Context(), value))
-		}
+		end := c.together(t, 2)
+		values := []int{7, 9, 11}
+		finish := c.beginAll(t, values...)
 		time.Sleep(4 * time.Millisecond)
 		synctest.Wait()
-		require.Equal(t, len(done), c.gate.State().Waiting, "they are more, but not as many as can go together")
+		require.Equal(t, len(values), c.gate.State().Waiting, "they are more, but not as many as can go together")
 		go end()
 		next := <-c.runs
-		require.ElementsMatch(t, []int{7, 9, 11}, next.values)
-		next.outcomes <- nil
-		for _, d := range done {
-			require.NoError(t, <-d)
-		}
+		require.ElementsMatch(t, values, next.values)
+		finish(next)
 		c.requireIdle(t)
 	})
 }
@@ -187,20 +194,14 @@ func TestGroupBeginsBesideAnotherWithAsManyAsCanGo(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCrew(groupWorkers)
-		_, end := c.together(t, 2)
+		end := c.together(t, 2)
 		began := time.Now()
-		var done []<-chan error
-		for range groupSize {
-			done = append(done, c.begin(t.Context(), 1))
-		}
+		finish := c.beginAll(t, slices.Repeat([]int{1}, groupSize)...)
 		full := <-c.runs
 		require.Len(t, full.values, groupSize)
 		require.Zero(t, time.Since(began))
 		end()
-		full.outcomes <- nil
-		for _, d := range done {
-			require.NoError(t, <-d)
-		}
+		finish(full)
 		c.requireIdle(t)
 	})
 }
@@ -210,7 +211,7 @@ func TestGroupWaitsForNobodyWhoHangs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCrew(groupWorkers)
-		_, end := c.together(t, 2)
+		end := c.together(t, 2)
 		began := time.Now()
 		time.Sleep(2 * time.Millisecond)
 		first, second := c.begin(t.Context(), 1), c.begin(t.Context(), 3)
