@@ -263,22 +263,22 @@ func (a *App) handler(items *store.Store) http.Handler {
 	)
 }
 
-// marksRest has access marks take at most a twentieth of the time.
-const marksRest = 20
+// rest has a job that serves the others take at most a twentieth of the time.
+const rest = 20
 
 func (a *App) startJobs() {
 	a.janitor = janitor.Start(bounded([]janitor.Job{
 		{
 			// Where many items are read, to write what was gathered costs more than the
 			// reads: the fewer times it is written, the more of it is of the same items.
-			Name: "write access marks", Every: a.cfg.AccessFlushInterval, Rest: marksRest, Wake: a.background.ManyMarks(),
+			Name: "write access marks", Every: a.cfg.AccessFlushInterval, Rest: rest, Wake: a.background.ManyMarks(),
 			Run: func(ctx context.Context) (bool, error) { return false, a.background.FlushMarks(ctx) },
 		},
 		{Name: "sweep expired items", Every: a.cfg.SweepInterval, Run: func(ctx context.Context) (bool, error) {
 			_, again, err := a.background.Sweep(ctx)
 			return again, err
 		}},
-		{Name: "make documents for search", Every: documentsInterval, Run: a.background.MakeDocuments},
+		{Name: "make documents for search", Every: documentsInterval, Rest: rest, Run: a.background.MakeDocuments},
 		{Name: "compare items and documents", Every: compareInterval, Run: a.background.CompareDocuments},
 		{Name: "read the usage", Every: usageInterval, Run: func(ctx context.Context) (bool, error) {
 			return false, a.background.ReadUsage(ctx)

@@ -302,27 +302,84 @@ func TestStatementsUseIndexes(t *testing.T) { //nolint:tparallel // the subtests
 
 	for name, list := range statements {
 		t.Run(name, func(t *testing.T) {
-			b.exec(`BEGIN`)
-			defer b.exec(`ROLLBACK`)
-			for _, s := range list {
-				if s.sql == "commit" || s.sql == "rollback" || strings.HasPrefix(s.sql, "begin ") {
-					continue
-				}
-				if strings.HasPrefix(s.sql, `SELECT set_config(`) {
-					b.exec(s.sql, s.args...) // a setting for the statements that follow
-					continue
-				}
-				for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
-					plan, nodes := explain(t, b.other, mode, s)
-					for _, node := range nodes {
-						if slices.Contains([]string{"components", "blocks", "entries", "search_documents"}, node.Relation) && strings.Contains(node.Type, "Seq Scan") {
-							t.Errorf("%s reads all of %s:\n%s\n%s", mode, node.Relation, s.sql, plan)
-						}
+			b.inTurn(list, func(s statement, mode string) {
+				plan, nodes := explain(t, b.other, mode, s)
+				for _, node := range nodes {
+					if slices.Contains([]string{"components", "blocks", "entries", "search_documents"}, node.Relation) && strings.Contains(node.Type, "Seq Scan") {
+						t.Errorf("%s reads all of %s:\n%s\n%s", mode, node.Relation, s.sql, plan)
 					}
-					checkIndexes(t, name, nodes, plan)
 				}
-			}
+				checkIndexes(t, name, nodes, plan)
+			})
 		})
+	}
+}
+
+// Where items have just come, such as in a new database, PostgreSQL knows nothing of
+// the tables yet; the work of documents must not grow with their square then.
+func TestDocumentsWithoutStatistics(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	const items = 2000
+	for _, table := range []string{"components", "search_documents"} {
+		b.exec(`ALTER TABLE ` + table + ` SET (autovacuum_enabled = off)`)
+	}
+	b.exec(`INSERT INTO components (name, framework, source_code, dependencies, bytes, etag, created_at, updated_at, cached_at, accessed_at)
+		SELECT 'name-' || i, 'react', 'source', '[]', 6, md5(i::text), now(), now(), now(), now() FROM generate_series(1, $1) i`, items)
+	b.exec(`INSERT INTO search_documents (name, framework, kind, etag, format, words, folded, categories, head, vector)
+		SELECT t.name, t.framework, 'component', t.etag, 1, 9, t.name, '{}', 'name:1', 'name:1' FROM components t`)
+	for name, run := range map[string]func(ctx context.Context, u *txn.Unit) error{
+		"pending, first": func(ctx context.Context, u *txn.Unit) error {
+			pending, err := repo.PendingDocuments(ctx, u, false, 100)
+			require.Empty(t, pending)
+			return err
+		},
+		"pending, latest": func(ctx context.Context, u *txn.Unit) error {
+			pending, err := repo.PendingDocuments(ctx, u, true, 101)
+			require.Empty(t, pending)
+			return err
+		},
+		"missing": func(ctx context.Context, u *txn.Unit) error {
+			missing, _, err := repo.MissingDocuments(ctx, u, item.KindComponent, "", items)
+			require.Empty(t, missing)
+			return err
+		},
+		"orphans": func(ctx context.Context, u *txn.Unit) error {
+			next, err := repo.DeleteOrphans(ctx, u, nil, items)
+			require.NotEmpty(t, next)
+			return err
+		},
+	} {
+		b.sent.take()
+		b.try(run)
+		b.inTurn(b.sent.take(), func(s statement, mode string) {
+			plan, nodes := explain(t, b.other, mode, s, "ANALYZE", "TIMING OFF")
+			var rows float64
+			for _, node := range nodes {
+				rows += node.Loops * (node.Rows + node.Filtered + node.Mismatched)
+			}
+			require.Less(t, rows, 20.*items, "%s with %s\n%s", name, mode, plan)
+		})
+	}
+}
+
+// inTurn calls check for each of a unit's statements and each way of planning it, in
+// a transaction with the unit's settings.
+func (b *bundle) inTurn(unit []statement, check func(s statement, mode string)) {
+	b.t.Helper()
+	b.exec(`BEGIN`)
+	defer b.exec(`ROLLBACK`)
+	for _, s := range unit {
+		if s.sql == "commit" || s.sql == "rollback" || strings.HasPrefix(s.sql, "begin ") {
+			continue
+		}
+		if strings.HasPrefix(s.sql, `SELECT set_config(`) {
+			b.exec(s.sql, s.args...) // a setting for the statements that follow
+			continue
+		}
+		for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
+			check(s, mode)
+		}
 	}
 }
 
@@ -391,10 +448,17 @@ type planNode struct {
 	Relation string     `json:"Relation Name"`
 	Index    string     `json:"Index Name"`
 	Plans    []planNode `json:"Plans"`
+
+	// With ANALYZE: how often it was run, and the rows of each time that it gave, and
+	// that it read for nothing.
+	Loops      float64 `json:"Actual Loops"`
+	Rows       float64 `json:"Actual Rows"`
+	Filtered   float64 `json:"Rows Removed by Filter"`
+	Mismatched float64 `json:"Rows Removed by Join Filter"`
 }
 
 // explain returns the plan of a statement as text, and its nodes.
-func explain(t testing.TB, conn *pgx.Conn, mode string, s statement) (string, []planNode) {
+func explain(t testing.TB, conn *pgx.Conn, mode string, s statement, options ...string) (string, []planNode) {
 	t.Helper()
 	run := func(sql string) string {
 		t.Helper()
@@ -425,7 +489,7 @@ func explain(t testing.TB, conn *pgx.Conn, mode string, s statement) (string, []
 	run(`PREPARE q` + declared + ` AS ` + s.sql)
 	defer run(`DEALLOCATE q`)
 	var plans []struct{ Plan planNode }
-	require.NoError(t, json.Unmarshal([]byte(run(`EXPLAIN (FORMAT JSON) EXECUTE q`+literals)), &plans))
+	require.NoError(t, json.Unmarshal([]byte(run(`EXPLAIN (`+strings.Join(append(options, `FORMAT JSON`), `, `)+`) EXECUTE q`+literals)), &plans))
 	var nodes []planNode
 	var walk func(node planNode)
 	walk = func(node planNode) {
