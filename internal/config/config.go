@@ -42,7 +42,7 @@ type Config struct {
 	CacheBytes        Bytes         `env:"STOCKROOM_CACHE_BYTES" envDefault:"64MiB" min:"0" about:"size of the read cache; 0: off"`
 	CacheMaxStaleness time.Duration `env:"STOCKROOM_CACHE_MAX_STALENESS" envDefault:"1s" min:"1ms" about:"how old a cached item may be while other servers' changes are not heard"`
 
-	AccessFlushInterval time.Duration `env:"STOCKROOM_ACCESS_FLUSH_INTERVAL" envDefault:"1s" min:"1ms" about:"how often access times and counts are written"`
+	AccessFlushInterval time.Duration `env:"STOCKROOM_ACCESS_FLUSH_INTERVAL" envDefault:"1s" min:"1ms" about:"how often access times and counts are written; less often where that takes much of the time"`
 	SweepInterval       time.Duration `env:"STOCKROOM_SWEEP_INTERVAL" envDefault:"30s" min:"1ms" about:"how often expired items are deleted"`
 
 	MaxBodyBytes   Bytes         `env:"STOCKROOM_MAX_BODY_BYTES" envDefault:"8MiB" min:"1" about:"limit of a request's body"`

@@ -19,7 +19,7 @@ type marks struct {
 	full chan struct{}
 }
 
-// manyMarks is how many marks should not be kept waiting: they take about 20 MB.
+// manyMarks is how many marks should not be kept waiting: they take about 15 MB.
 const manyMarks = 100_000
 
 func newMarks() *marks { return &marks{full: make(chan struct{}, 1)} }
