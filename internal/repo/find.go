@@ -340,8 +340,8 @@ func DeleteOrphans(ctx context.Context, u *txn.Unit, after []string, limit int) 
 	last := places[len(places)-1]
 	_, err = u.Exec(ctx, `DELETE FROM search_documents d
 		WHERE (d.name, d.framework, d.kind) > ($1, $2, $3) AND (d.name, d.framework, d.kind) <= ($4, $5, $6)
-			AND NOT EXISTS (SELECT FROM components t WHERE d.kind = 'component' AND t.name = d.name AND t.framework = d.framework`+onlyByItself+`)
-			AND NOT EXISTS (SELECT FROM blocks t WHERE d.kind = 'block' AND t.name = d.name AND t.framework = d.framework`+onlyByItself+`)`,
+			AND NOT EXISTS (SELECT FROM components t WHERE d.kind = 'component' AND t.name = d.name AND t.framework = d.framework)
+			AND NOT EXISTS (SELECT FROM blocks t WHERE d.kind = 'block' AND t.name = d.name AND t.framework = d.framework)`,
 		after[0], after[1], after[2], last.Name, last.Framework, last.Kind)
 	if len(places) < limit {
 		return nil, err

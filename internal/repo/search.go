@@ -223,7 +223,7 @@ type Progress struct {
 	// Horizon is a time before which no unit that is under way has begun: what is
 	// not seen by a statement behind this one was not written before it.
 	Horizon time.Time
-	// Others is how many sessions are at work, or have just been.
+	// Others is how many sessions are at work at this moment.
 	Others int64
 	// Accessed tells whether anything has been accessed at Reached or later.
 	Accessed bool
@@ -232,9 +232,6 @@ type Progress struct {
 // horizonMargin is for sessions that have begun but do not show it yet, and for a
 // clock that is set back a little.
 const horizonMargin = 2 * time.Second
-
-// justNow is for sessions that wait for their client at this very moment.
-const justNow = 100 * time.Millisecond
 
 // ReadProgress reads how far documents are made.
 func ReadProgress(ctx context.Context, u *txn.Unit) (Progress, error) {
@@ -246,10 +243,10 @@ func ReadProgress(ctx context.Context, u *txn.Unit) (Progress, error) {
 		FROM search_state s, (
 			SELECT min(least(a.xact_start, CASE a.state WHEN 'active' THEN a.query_start END))
 					FILTER (WHERE a.xact_start IS NULL OR a.xact_start > clock_timestamp() - interval '1 hour') AS began,
-				count(*) FILTER (WHERE a.state = 'active' OR a.state_change > clock_timestamp() - $2 * interval '1 second') AS active
+				count(*) FILTER (WHERE a.state = 'active') AS active
 			FROM pg_stat_activity a
 			WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.backend_type = 'client backend') a
-		WHERE s.id = 1`, horizonMargin.Seconds(), justNow.Seconds())
+		WHERE s.id = 1`, horizonMargin.Seconds())
 }
 
 // SetProgress says how far documents are made when the unit ends.
