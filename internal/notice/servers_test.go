@@ -47,18 +47,19 @@ type server struct {
 	*store.Store
 }
 
-// watched is a cache that counts what it is told.
+// watched is a cache that counts what it has been told: once a test sees the count,
+// it has been done.
 type watched struct {
 	*readcache.Cache
 	distrusts, resets atomic.Int64
 	heard             atomic.Pointer[time.Time]
 }
 
-func (w *watched) Distrust() { w.distrusts.Add(1); w.Cache.Distrust() }
+func (w *watched) Distrust() { w.Cache.Distrust(); w.distrusts.Add(1) }
 
-func (w *watched) Reset() { w.resets.Add(1); w.Cache.Reset() }
+func (w *watched) Reset() { w.Cache.Reset(); w.resets.Add(1) }
 
-func (w *watched) Heard(until time.Time) { w.heard.Store(&until); w.Cache.Heard(until) }
+func (w *watched) Heard(until time.Time) { w.Cache.Heard(until); w.heard.Store(&until) }
 
 // hears tells whether everything until a time has been heard.
 func (w *watched) hears(when time.Time) bool {
