@@ -1,7 +1,6 @@
 package readcache
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -21,7 +20,7 @@ func filled(b *testing.B) (*Cache, []item.Key) {
 	keys := make([]item.Key, n)
 	for i := range keys {
 		keys[i] = keyOf(b, fmt.Sprintf("component:bench:%d", i))
-		_, err := c.Load(b.Context(), keys[i], func(context.Context) (item.Stored, error) { return value(keys[i], 1), nil })
+		_, err := c.Load(b.Context(), keys[i], returns(value(keys[i], 1), nil))
 		require.NoError(b, err)
 	}
 	return c, keys

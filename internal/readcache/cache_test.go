@@ -156,10 +156,10 @@ func TestTimeCountsFromTheBeginningOfTheLoad(t *testing.T) {
 		defer c.Close()
 		key := keyOf(t, "e")
 		load := func(stored item.Stored, takes time.Duration) {
-			_, err := c.Reload(t.Context(), key, func(context.Context) (item.Stored, error) {
+			_, err := c.Reload(t.Context(), key, loading(func(context.Context) (item.Stored, error) {
 				pass(takes)
 				return stored, nil
-			})
+			}))
 			require.NoError(t, err)
 		}
 		load(value(key, 1), staleness/2)

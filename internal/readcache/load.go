@@ -10,15 +10,18 @@ import (
 	"github.com/stockroom/stockroom/internal/item"
 )
 
-// errExited is a load's error if it neither returned nor panicked.
-var errExited = errors.New("readcache: the load ended its goroutine")
+// Loader begins to read an item, and does not wait for it: finish is called with what
+// was read, once, by whichever goroutine, which may be the loader's own. ctx has
+// the values of the caller's and never ends. cancel is called when nobody waits any
+// more, once at most and maybe after the end, and says why.
+type Loader func(ctx context.Context, finish func(item.Stored, error)) (cancel func(reason error))
 
 // flight is one load for everyone who waits for it.
 type flight struct {
 	key     string
 	began   time.Duration
 	many    bool // one of many keys, which is not waited for by others: of the rest only began is set
-	cancel  context.CancelCauseFunc
+	cancel  func(reason error)
 	waiters int // guarded by Cache.mu
 
 	done    chan struct{} // closed when the load has ended and what follows is set
@@ -34,22 +37,19 @@ type flight struct {
 // starts a load of its own. What load reads is cached, unless it was overtaken.
 //
 // A caller whose ctx ends leaves at once with the error of ctx. The load goes on
-// for the others, so it has to use the context that it is given, which has the
-// values of the first caller's and ends when all have left, and nothing that is
-// the first caller's own. A load that panics is an error to all who wait.
-func (c *Cache) Load(ctx context.Context, key item.Key, load func(context.Context) (item.Stored, error)) (item.Stored, error) {
+// for the others, so it has to use the context that it is given and nothing that is
+// the first caller's own. A loader that panics is an error to all who wait.
+func (c *Cache) Load(ctx context.Context, key item.Key, load Loader) (item.Stored, error) {
 	return c.load(ctx, key, load, false)
 }
 
 // Reload is Load for a caller who wants the database's answer and no other: it
 // starts a load in any case, which callers after it may share.
-func (c *Cache) Reload(ctx context.Context, key item.Key, load func(context.Context) (item.Stored, error)) (item.Stored, error) {
+func (c *Cache) Reload(ctx context.Context, key item.Key, load Loader) (item.Stored, error) {
 	return c.load(ctx, key, load, true)
 }
 
-func (c *Cache) load(
-	ctx context.Context, key item.Key, load func(context.Context) (item.Stored, error), anew bool,
-) (item.Stored, error) {
+func (c *Cache) load(ctx context.Context, key item.Key, load Loader, anew bool) (item.Stored, error) {
 	arrived := c.now()
 	for {
 		if err := ctx.Err(); err != nil {
@@ -67,7 +67,7 @@ func (c *Cache) load(
 		f := c.flights[key.String()]
 		own := anew || f == nil || f.many || !c.fresh(f.began, arrived)
 		if own {
-			f = c.takeOff(ctx, key.String(), load)
+			f = &flight{key: key.String(), began: c.now(), cancel: func(error) {}, done: make(chan struct{})}
 			if !c.isHeld(f.key) {
 				c.flights[f.key] = f
 			}
@@ -75,6 +75,9 @@ func (c *Cache) load(
 		f.waiters++
 		c.mu.Unlock()
 
+		if own {
+			c.takeOff(ctx, f, load)
+		}
 		select {
 		case <-f.done:
 		case <-ctx.Done():
@@ -89,34 +92,24 @@ func (c *Cache) load(
 	}
 }
 
-// takeOff starts a load. It is called under mu.
-func (c *Cache) takeOff(ctx context.Context, key string, load func(context.Context) (item.Stored, error)) *flight {
-	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	f := &flight{key: key, began: c.now(), cancel: cancel, done: make(chan struct{}), err: errExited}
-	go func() {
-		defer cancel(nil)
-		defer c.land(f)
-		f.stored, f.err = call(ctx, load)
-	}()
-	return f
-}
-
-func call(ctx context.Context, load func(context.Context) (item.Stored, error)) (_ item.Stored, err error) {
+// takeOff begins a load, outside of mu: it may end at once.
+func (c *Cache) takeOff(ctx context.Context, f *flight, load Loader) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("readcache: the load panicked: %v\n%s", r, debug.Stack())
+			c.land(f, item.Stored{}, fmt.Errorf("readcache: the loader panicked: %v\n%s", r, debug.Stack()))
 		}
 	}()
-	return load(ctx)
+	f.cancel = load(context.WithoutCancel(ctx), func(stored item.Stored, err error) { c.land(f, stored, err) })
 }
 
 // land ends a load: its result goes into the cache, if it is still registered,
 // and to those who wait.
-func (c *Cache) land(f *flight) {
+func (c *Cache) land(f *flight, stored item.Stored, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	defer close(f.done)
 
+	f.stored, f.err = stored, err
 	f.expires = forever
 	if f.err == nil {
 		f.expires = expiry(f.stored, f.began)
@@ -145,13 +138,13 @@ func expiry(stored item.Stored, began time.Duration) time.Duration {
 // load that took too long is to know that it was not just unwanted.
 func (c *Cache) leave(f *flight, reason error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	f.waiters--
-	if f.waiters > 0 {
-		return
-	}
-	f.cancel(reason)
-	if c.flights[f.key] == f { // nobody joins a load that was cancelled
+	last := f.waiters == 0
+	if last && c.flights[f.key] == f { // nobody joins a load that was cancelled
 		delete(c.flights, f.key)
+	}
+	c.mu.Unlock()
+	if last {
+		f.cancel(reason) // which may end it
 	}
 }

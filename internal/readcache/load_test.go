@@ -2,7 +2,6 @@ package readcache
 
 import (
 	"context"
-	"runtime"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -20,11 +19,11 @@ func TestMissesShareOneLoad(t *testing.T) {
 		defer c.Close()
 		key := keyOf(t, "e")
 		var loads atomic.Int64
-		load := func(context.Context) (item.Stored, error) {
+		load := loading(func(context.Context) (item.Stored, error) {
 			loads.Add(1)
 			pass(staleness / 2)
 			return value(key, 1), nil
-		}
+		})
 		var all []<-chan answer
 		for range 100 {
 			all = append(all, ask(t.Context(), c, key, load))
@@ -266,11 +265,11 @@ func TestAllCallersLeave(t *testing.T) {
 		ctx, leave := context.WithCancel(t.Context())
 		stubborn := make(chan struct{})
 		contexts := make(chan context.Context, 1)
-		load := func(ctx context.Context) (item.Stored, error) {
+		load := loading(func(ctx context.Context) (item.Stored, error) {
 			contexts <- ctx
 			<-stubborn // it does not look at its context
 			return value(key, 1), nil
-		}
+		})
 		first, second := ask(ctx, c, key, load), ask(ctx, c, key, load)
 		synctest.Wait()
 		loading := <-contexts
@@ -285,7 +284,7 @@ func TestAllCallersLeave(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, [2]int64{2, 2}, versions(c, key))
 
-		_, err := c.Load(ctx, keyOf(t, "f"), func(context.Context) (item.Stored, error) {
+		_, err := c.Load(ctx, keyOf(t, "f"), func(context.Context, func(item.Stored, error)) func(error) {
 			panic("loaded for a caller who had left before")
 		})
 		require.ErrorIs(t, err, context.Canceled)
@@ -316,37 +315,25 @@ func TestLeavingAnOvertakenLoad(t *testing.T) {
 	})
 }
 
-func TestLoadThatDoesNotReturn(t *testing.T) {
+func TestLoaderThatPanics(t *testing.T) {
 	t.Parallel()
-	for name, tc := range map[string]struct {
-		end  func()
-		want string
-	}{
-		"panic":  {end: func() { panic("out of cheese") }, want: "out of cheese"},
-		"Goexit": {end: runtime.Goexit, want: errExited.Error()},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				c := New(big, staleness)
-				defer c.Close()
-				key := keyOf(t, "e")
-				proceed := make(chan struct{})
-				load := func(context.Context) (item.Stored, error) {
-					<-proceed
-					tc.end()
-					return value(key, 1), nil
-				}
-				first, second := ask(t.Context(), c, key, load), ask(t.Context(), c, key, load)
-				synctest.Wait()
-				close(proceed)
-				require.ErrorContains(t, (<-first).err, tc.want)
-				require.ErrorContains(t, (<-second).err, tc.want)
-				store(t, c, value(key, 2))
-				require.Equal(t, [2]int64{2, 2}, versions(c, key))
-			})
-		})
-	}
+	synctest.Test(t, func(t *testing.T) {
+		c := New(big, staleness)
+		defer c.Close()
+		key := keyOf(t, "e")
+		proceed := make(chan struct{})
+		load := func(context.Context, func(item.Stored, error)) func(error) {
+			<-proceed
+			panic("out of cheese")
+		}
+		first, second := ask(t.Context(), c, key, load), ask(t.Context(), c, key, load)
+		synctest.Wait()
+		close(proceed)
+		require.ErrorContains(t, (<-first).err, "out of cheese")
+		require.ErrorContains(t, (<-second).err, "out of cheese")
+		store(t, c, value(key, 2))
+		require.Equal(t, [2]int64{2, 2}, versions(c, key))
+	})
 }
 
 func TestLoadAfterClose(t *testing.T) {

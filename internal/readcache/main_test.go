@@ -45,8 +45,24 @@ func expiring(key item.Key, version int64, remaining time.Duration) item.Stored 
 	return stored
 }
 
-func returns(stored item.Stored, err error) func(context.Context) (item.Stored, error) {
-	return func(context.Context) (item.Stored, error) { return stored, err }
+// loading is a loader that calls load, which may wait, in the background.
+func loading(load func(context.Context) (item.Stored, error)) Loader {
+	return func(ctx context.Context, finish func(item.Stored, error)) func(error) {
+		ctx, cancel := context.WithCancelCause(ctx)
+		go func() {
+			defer cancel(nil)
+			finish(load(ctx))
+		}()
+		return cancel
+	}
+}
+
+// returns is a loader that has read the item before it returns.
+func returns(stored item.Stored, err error) Loader {
+	return func(_ context.Context, finish func(item.Stored, error)) func(error) {
+		finish(stored, err)
+		return func(error) {}
+	}
 }
 
 // store loads the item into the cache.
@@ -73,7 +89,11 @@ func newSlow() *slow {
 	return &slow{ctx: make(chan context.Context, 1), proceed: make(chan func() (item.Stored, error), 1)}
 }
 
-func (s *slow) load(ctx context.Context) (item.Stored, error) {
+func (s *slow) load(ctx context.Context, finish func(item.Stored, error)) (cancel func(error)) {
+	return loading(s.wait)(ctx, finish)
+}
+
+func (s *slow) wait(ctx context.Context) (item.Stored, error) {
 	s.ctx <- ctx
 	select {
 	case end := <-s.proceed:
@@ -93,7 +113,7 @@ type answer struct {
 }
 
 // ask loads in the background.
-func ask(ctx context.Context, c *Cache, key item.Key, load func(context.Context) (item.Stored, error)) <-chan answer {
+func ask(ctx context.Context, c *Cache, key item.Key, load Loader) <-chan answer {
 	answers := make(chan answer, 1)
 	go func() {
 		stored, err := c.Load(ctx, key, load)

@@ -1,10 +1,14 @@
 package readcache
 
 import (
+	"errors"
 	"time"
 
 	"github.com/stockroom/stockroom/internal/item"
 )
+
+// errExited is a load's error if it does not return.
+var errExited = errors.New("readcache: the load did not return")
 
 // LookupMany returns the items of keys, in their order, if all are cached and
 // fresh and together a snapshot: the database has held them all at one instant,
@@ -74,7 +78,7 @@ func (c *Cache) LoadMany(keys []item.Key, load func() ([]item.Stored, error)) ([
 	f := &flight{many: true}
 	c.takeOffMany(f, keys)
 	var stored []item.Stored
-	err := errExited
+	err := errExited                                    // unless it returns
 	defer func() { c.landMany(f, keys, stored, err) }() // also where load panics
 	stored, err = load()
 	return stored, err

@@ -80,7 +80,7 @@ func (w *world) read(r *row) {
 		stored, found = w.cache.LookupStale(r.key)
 	case 1:
 		least = r.version.Load() // committed is enough for a reload
-		stored, err = w.cache.Reload(context.Background(), r.key, w.load(r))
+		stored, err = w.cache.Reload(context.Background(), r.key, loading(w.load(r)))
 		found = err == nil
 	default:
 		stored, found = w.cache.Lookup(r.key)
@@ -93,7 +93,7 @@ func (w *world) read(r *row) {
 		if how < 5 {
 			go func() { w.delay(); leave() }()
 		}
-		stored, err = w.cache.Load(ctx, r.key, w.load(r))
+		stored, err = w.cache.Load(ctx, r.key, loading(w.load(r)))
 		found = err == nil
 	}
 	most := r.version.Load()

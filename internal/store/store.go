@@ -110,10 +110,13 @@ func (s *Store) GetFresh(ctx context.Context, key item.Key) (item.Stored, error)
 	return s.get(ctx, key, s.cache.Reload)
 }
 
-type loader func(ctx context.Context, key item.Key, load func(context.Context) (item.Stored, error)) (item.Stored, error)
-
-func (s *Store) get(ctx context.Context, key item.Key, load loader) (item.Stored, error) {
-	stored, err := load(ctx, key, func(ctx context.Context) (item.Stored, error) { return s.read(ctx, key) })
+func (s *Store) get(
+	ctx context.Context, key item.Key, load func(context.Context, item.Key, readcache.Loader) (item.Stored, error),
+) (item.Stored, error) {
+	stored, err := load(ctx, key, func(ctx context.Context, finish func(item.Stored, error)) func(error) {
+		op := &getOp{key: key}
+		return s.gets[key.Kind()].Start(ctx, loadTimeout, op, func(err error) { finish(op.stored, err) })
+	})
 	if errors.Is(err, txn.ErrBreakerOpen) {
 		if cached, ok := s.cache.LookupStale(key); ok {
 			cached.Stale = true
@@ -129,14 +132,6 @@ func (s *Store) get(ctx context.Context, key item.Key, load loader) (item.Stored
 // loadTimeout bounds a load, which has no caller of its own: as long as newcomers
 // join it, nobody would end one that hangs.
 const loadTimeout = 30 * time.Second
-
-func (s *Store) read(ctx context.Context, key item.Key) (stored item.Stored, err error) {
-	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
-	defer cancel()
-	op := &getOp{key: key}
-	err = s.gets[key.Kind()].Do(ctx, op)
-	return op.stored, err
-}
 
 // Metadata reads what is known of an item besides its value, which is no access.
 // An item that there is not is item.ErrNotFound.

@@ -53,10 +53,12 @@ type Op[T any] struct {
 	Err   error // what Do returns, for run to set
 
 	ctx   context.Context //nolint:containedctx // of the caller who waits for it
+	until time.Time       // when it has to end; zero: never
+	tell  func()          // tells the caller the outcome; nil: it is he who runs it
 	place *limit.Place    // nil: it does not wait in line
+	timer *time.Timer     // calls it off at the end of its wait; nil: the caller does
 	batch *batch          // nil while it is queued
 	ended int             // transactions when it was queued
-	done  chan struct{}
 }
 
 // batch is what those have in common who are run together.
@@ -83,6 +85,63 @@ func NewGroup[T any](manager *Manager, rules GroupRules[T], run func(ctx context
 // whose ctx ends while the operation runs still waits for its outcome, which then
 // does not take long.
 func (g *Group[T]) Do(ctx context.Context, value T) error {
+	if err := g.refuses(ctx); err != nil {
+		return err
+	}
+	op := &Op[T]{Value: value, ctx: ctx}
+	op.until, _ = ctx.Deadline()
+	if slot, ok := g.beginAlone(ctx); ok {
+		g.work(slot, []*Op[T]{op})
+		return op.Err
+	}
+	done := make(chan struct{})
+	op.tell = func() { close(done) }
+	if err := g.enqueue(op, nil); err != nil {
+		return err
+	}
+	return g.await(op, done)
+}
+
+// Start is Do for a caller who does not wait in it: finish is called with the error,
+// once, by whoever comes to know it, which may be Start itself. finish must not take
+// long: others wait for the same goroutine. The operation ends after timeout, or
+// when leave is called, whose reason is then the cause: it is for a caller who has gone.
+// ctx only has its values.
+func (g *Group[T]) Start(ctx context.Context, timeout time.Duration, value T, finish func(error)) (leave func(reason error)) {
+	if err := g.refuses(ctx); err != nil {
+		finish(err)
+		return func(error) {}
+	}
+	ctx, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	op := &Op[T]{Value: value, ctx: ctx, until: time.Now().Add(timeout)}
+	op.tell = func() {
+		end(nil)
+		finish(op.Err)
+	}
+	if slot, ok := g.beginAlone(ctx); ok {
+		go g.work(slot, []*Op[T]{op})
+	} else if err := g.enqueue(op, func() {
+		if g.withdraw(op) {
+			op.Err = noSlot(op.place.GiveUp())
+			op.tell()
+		}
+	}); err != nil {
+		op.Err = err
+		op.tell()
+	}
+	return func(reason error) {
+		end(reason)
+		if g.withdraw(op) {
+			op.Err = reason
+			op.tell()
+		} else {
+			g.leave(op)
+		}
+	}
+}
+
+// refuses returns why an operation is not even queued.
+func (g *Group[T]) refuses(ctx context.Context) error {
 	switch {
 	case ctx.Value(insideKey{}) != nil:
 		return ErrNested
@@ -91,23 +150,12 @@ func (g *Group[T]) Do(ctx context.Context, value T) error {
 	case g.manager.breaker.refuses():
 		return ErrBreakerOpen
 	}
-	op := &Op[T]{Value: value, ctx: ctx}
-	if slot, ok := g.beginAlone(); ok {
-		if slot != nil {
-			g.manager.metrics.SlotWaited(ctx, 0)
-		}
-		g.work(slot, []*Op[T]{op})
-		return op.Err
-	}
-	if err := g.enqueue(op); err != nil {
-		return err
-	}
-	return g.await(op)
+	return nil
 }
 
 // beginAlone returns a slot, if nobody waits and there are fewer workers than
 // there may be. The caller is one of them then, for one operation.
-func (g *Group[T]) beginAlone() (slot *limit.Slot, ok bool) {
+func (g *Group[T]) beginAlone(ctx context.Context) (slot *limit.Slot, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if len(g.queue) > 0 || !g.mayBegin(1) {
@@ -119,10 +167,15 @@ func (g *Group[T]) beginAlone() (slot *limit.Slot, ok bool) {
 		}
 	}
 	g.workers++
+	if slot != nil {
+		g.manager.metrics.SlotWaited(ctx, 0)
+	}
 	return slot, true
 }
 
-func (g *Group[T]) enqueue(op *Op[T]) error {
+// enqueue has an operation wait for the next transaction. tooLong, if not nil, is
+// called when it has waited for as long as it may.
+func (g *Group[T]) enqueue(op *Op[T], tooLong func()) error {
 	if gate := g.manager.gate; gate != nil {
 		place, err := gate.Enter()
 		if err != nil {
@@ -130,9 +183,11 @@ func (g *Group[T]) enqueue(op *Op[T]) error {
 		}
 		op.place = place
 	}
-	op.done = make(chan struct{})
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if op.place != nil && tooLong != nil {
+		op.timer = time.AfterFunc(time.Until(op.place.Deadline()), tooLong)
+	}
 	if len(g.queue) == 0 {
 		g.waiting, g.idle = context.WithCancel(context.Background()) //nolint:gosec // by checkIdle
 	}
@@ -196,8 +251,9 @@ func (g *Group[T]) hurry() {
 	}
 }
 
-// await returns when a queued operation has been run, or will not be.
-func (g *Group[T]) await(op *Op[T]) error {
+// await returns when a queued operation has been run, or will not be; done is closed
+// in the first case.
+func (g *Group[T]) await(op *Op[T], done <-chan struct{}) error {
 	if op.place != nil {
 		defer op.place.Leave()
 	}
@@ -208,7 +264,7 @@ func (g *Group[T]) await(op *Op[T]) error {
 		tooLong = timer.C
 	}
 	select {
-	case <-op.done:
+	case <-done:
 		return op.Err
 	case <-op.ctx.Done():
 		if g.withdraw(op) {
@@ -220,10 +276,10 @@ func (g *Group[T]) await(op *Op[T]) error {
 		}
 	}
 	select {
-	case <-op.done:
+	case <-done:
 	case <-op.ctx.Done():
 		g.leave(op)
-		<-op.done
+		<-done
 	}
 	return op.Err
 }
@@ -237,6 +293,7 @@ func (g *Group[T]) withdraw(op *Op[T]) bool {
 		return false
 	}
 	g.queue = slices.Delete(g.queue, i, i+1)
+	op.leaveQueue()
 	g.checkIdle()
 	if len(g.running) > 0 && g.ended == op.ended {
 		// The database has not answered anybody for as long as this one waited, up to its
@@ -245,6 +302,18 @@ func (g *Group[T]) withdraw(op *Op[T]) bool {
 		g.manager.breaker.report(context.Cause(op.ctx))
 	}
 	return true
+}
+
+// leaveQueue ends the wait of an operation, and returns how long that was. It is called
+// under mu.
+func (op *Op[T]) leaveQueue() (waited time.Duration) {
+	if op.timer != nil {
+		op.timer.Stop()
+	}
+	if op.place != nil {
+		waited = op.place.Leave()
+	}
+	return waited
 }
 
 // checkIdle is called under mu whenever the queue has become shorter.
@@ -259,21 +328,29 @@ func (g *Group[T]) checkIdle() {
 func (g *Group[T]) leave(op *Op[T]) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if op.batch == nil {
+		return // it is alone, or was never run
+	}
 	op.batch.callers--
 	if op.batch.callers == 0 {
 		op.batch.cancel(context.Cause(op.ctx))
 	}
 }
 
-// work runs ops, where there are some, with slot; then what is queued goes to a
-// worker of its own, so that the caller who lent a hand has his answer.
+// work runs ops, where there are some, with slot, and then what is queued: in a
+// goroutine of its own, where this one is of a caller who lent a hand and waits for his
+// answer.
 func (g *Group[T]) work(slot *limit.Slot, ops []*Op[T]) {
 	if ops != nil {
+		lent := ops[0].tell == nil
 		g.perform(slot, ops)
-		if g.goOn() {
-			go g.work(nil, nil)
+		if !g.goOn() {
+			return
 		}
-		return
+		if lent {
+			go g.work(nil, nil)
+			return
+		}
 	}
 	for {
 		slot, err := g.awaitSlot()
@@ -335,14 +412,17 @@ func (g *Group[T]) awaitSlot() (*limit.Slot, error) {
 // refuse ends everything that is queued, since there will be no slot.
 func (g *Group[T]) refuse(err error) {
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, op := range g.queue {
+	refused := g.queue
+	for _, op := range refused {
 		op.Err = noSlot(err)
-		op.batch = new(batch)
-		close(op.done)
+		op.leaveQueue()
 	}
 	g.queue = nil
 	g.checkIdle()
+	g.mu.Unlock()
+	for _, op := range refused {
+		op.tell()
+	}
 }
 
 // choose takes the operations that are run next.
@@ -359,8 +439,8 @@ func (g *Group[T]) choose() []*Op[T] {
 			continue
 		}
 		chosen = append(chosen, op)
-		if op.place != nil {
-			g.manager.metrics.SlotWaited(op.ctx, op.place.Leave())
+		if waited := op.leaveQueue(); op.place != nil {
+			g.manager.metrics.SlotWaited(op.ctx, waited)
 		}
 	}
 	clear(g.queue[len(left):])
@@ -389,11 +469,11 @@ func (g *Group[T]) perform(slot *limit.Slot, ops []*Op[T]) {
 			if i > 0 { // the first one has been counted as the transaction
 				g.manager.breaker.report(op.Err)
 			}
-			if ctx.Err() != nil && hasMoreTime(op.ctx, ctx) &&
+			if ctx.Err() != nil && op.hasMoreTime(ctx) &&
 				errors.Is(op.Err, context.DeadlineExceeded) && !errors.Is(op.Err, ErrCommitUnknown) {
 				again = append(again, op)
-			} else if op.done != nil {
-				close(op.done)
+			} else if op.tell != nil {
+				op.tell()
 			}
 		}
 		cancel()
@@ -424,19 +504,18 @@ func (g *Group[T]) end(u *underway) {
 	g.last = u.operations
 }
 
-// hasMoreTime tells whether what ends with ctx may go on for longer than other.
-func hasMoreTime(ctx, other context.Context) bool {
-	if ctx.Err() != nil {
+// hasMoreTime tells whether an operation may go on for longer than ctx.
+func (op *Op[T]) hasMoreTime(ctx context.Context) bool {
+	if op.ctx.Err() != nil {
 		return false
 	}
-	deadline, bounded := ctx.Deadline()
-	end, _ := other.Deadline()
-	return !bounded || deadline.After(end)
+	end, _ := ctx.Deadline()
+	return op.until.IsZero() || op.until.After(end)
 }
 
 // share makes ops those who are run together. It is called under mu.
 func share[T any](ops []*Op[T]) {
-	common := &batch{callers: len(ops)}
+	common := &batch{callers: len(ops), cancel: func(error) {}} // until contextOf
 	for _, op := range ops {
 		op.batch = common
 	}
@@ -445,8 +524,11 @@ func share[T any](ops []*Op[T]) {
 // contextOf returns the context in which ops are run.
 func (g *Group[T]) contextOf(ops []*Op[T]) (context.Context, context.CancelFunc) {
 	first := ops[0]
-	if first.batch == nil {
-		return first.ctx, func() {} // it has begun alone, in its caller's goroutine
+	if first.batch == nil { // it has begun alone
+		if first.tell == nil {
+			return first.ctx, func() {} // and in its caller's goroutine
+		}
+		return context.WithDeadline(first.ctx, first.until)
 	}
 	ctx, cancelCause := context.WithCancelCause(context.WithoutCancel(first.ctx))
 	cancel := func() { cancelCause(nil) }
@@ -458,8 +540,8 @@ func (g *Group[T]) contextOf(ops []*Op[T]) (context.Context, context.CancelFunc)
 	g.mu.Unlock()
 	var earliest time.Time
 	for _, op := range ops {
-		if deadline, ok := op.ctx.Deadline(); ok && (earliest.IsZero() || deadline.Before(earliest)) {
-			earliest = deadline
+		if !op.until.IsZero() && (earliest.IsZero() || op.until.Before(earliest)) {
+			earliest = op.until
 		}
 	}
 	if earliest.IsZero() {

@@ -146,8 +146,7 @@ func TestGroupGoesTogether(t *testing.T) {
 			got = append(got, r.values)
 			go func() { r.outcomes <- nil }()
 		}
-		require.Equal(t, []int{1, 3, 5, 7}, got[0], "in the order in which they came")
-		require.ElementsMatch(t, [][]int{{2, 4}, {9}}, got[1:])
+		require.ElementsMatch(t, [][]int{{1, 3, 5, 7}, {2, 4}, {9}}, got, "in the order in which they came")
 		for _, d := range done {
 			require.NoError(t, <-d)
 		}
@@ -446,12 +445,175 @@ func TestGroupCountsWhoWaitedInVain(t *testing.T) {
 	}
 }
 
+// started is the outcome of a Start, and how to leave it.
+type started struct {
+	done  <-chan error
+	leave func(reason error)
+}
+
+func (c *crew) start(t *testing.T, value int) started {
+	t.Helper()
+	done := make(chan error, 1)
+	leave := c.Start(t.Context(), time.Minute, value, func(err error) { done <- err })
+	return started{done: done, leave: leave}
+}
+
+func TestStartDoesNotWait(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrew(groupWorkers)
+		alone := c.start(t, 1)
+		one := <-c.runs
+		also := c.start(t, 2)
+		two := <-c.runs
+		first, second := c.start(t, 3), c.start(t, 5)
+		done := c.begin(t.Context(), 7)
+		synctest.Wait()
+		require.Equal(t, 3, c.gate.State().Waiting)
+		refused := errors.New("refused")
+		one.outcomes <- refused
+		require.Equal(t, refused, <-alone.done)
+		r := <-c.runs
+		require.ElementsMatch(t, []int{3, 5, 7}, r.values, "those who wait in Do and those who do not go together")
+		r.outcomes <- nil
+		require.NoError(t, errors.Join(<-first.done, <-second.done, <-done))
+		two.outcomes <- nil
+		require.NoError(t, <-also.done)
+		for _, s := range []started{alone, also, first, second} {
+			s.leave(context.Canceled)
+			require.Empty(t, s.done, "it has ended before")
+		}
+		c.requireIdle(t)
+	})
+}
+
+func TestStartIsRefused(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrew(groupWorkers)
+		end := c.busy(t)
+		waiting := make([]started, queueLength)
+		for i := range waiting {
+			waiting[i] = c.start(t, 1)
+		}
+		began := time.Now()
+		require.ErrorIs(t, <-c.start(t, 1).done, limit.ErrQueueFull)
+		require.Zero(t, time.Since(began))
+		for _, s := range waiting {
+			require.ErrorIs(t, <-s.done, limit.ErrWaitedTooLong)
+		}
+		require.Equal(t, maxWait, time.Since(began))
+		end()
+		c.requireIdle(t)
+
+		slots := []*limit.Slot{acquire(t, c.gate), acquire(t, c.gate)}
+		s := c.start(t, 1)
+		synctest.Wait()
+		c.gate.Close()
+		require.ErrorIs(t, <-s.done, limit.ErrClosed)
+		require.ErrorIs(t, <-c.start(t, 1).done, limit.ErrClosed)
+		for _, slot := range slots {
+			slot.Release()
+		}
+		c.requireIdle(t)
+	})
+}
+
+func acquire(t *testing.T, gate *limit.Gate) *limit.Slot {
+	t.Helper()
+	slot, err := gate.Acquire(t.Context())
+	require.NoError(t, err)
+	return slot
+}
+
+func TestStartIsLeft(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrew(groupWorkers)
+		alone := c.start(t, 1)
+		r := <-c.runs
+		reason := errors.New("nobody waits")
+		alone.leave(reason)
+		<-r.ctx.Done()
+		require.Equal(t, reason, context.Cause(r.ctx))
+		r.outcomes <- r.ctx.Err()
+		require.ErrorIs(t, <-alone.done, context.Canceled)
+
+		end := c.busy(t)
+		queued, first, second := c.start(t, 1), c.start(t, 3), c.start(t, 5)
+		synctest.Wait()
+		queued.leave(reason)
+		require.Equal(t, reason, <-queued.done, "at once")
+		go end()
+		r = <-c.runs
+		require.ElementsMatch(t, []int{3, 5}, r.values)
+		first.leave(reason)
+		synctest.Wait()
+		require.NoError(t, r.ctx.Err(), "somebody waits for it")
+		second.leave(reason)
+		<-r.ctx.Done()
+		r.outcomes <- r.ctx.Err()
+		require.ErrorIs(t, <-first.done, context.Canceled)
+		require.ErrorIs(t, <-second.done, context.Canceled)
+		c.requireIdle(t)
+	})
+}
+
+func TestStartTakesTooLong(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrew(groupWorkers)
+		began := time.Now()
+		alone := c.start(t, 1)
+		r := <-c.runs
+		<-r.ctx.Done()
+		require.Equal(t, time.Minute, time.Since(began))
+		r.outcomes <- r.ctx.Err()
+		require.ErrorIs(t, <-alone.done, context.DeadlineExceeded)
+		c.requireIdle(t)
+	})
+}
+
+// Callers who leave at any moment, also between being chosen and being run.
+func TestGroupOfThoseWhoLeave(t *testing.T) {
+	t.Parallel()
+	group := txn.NewGroup(txn.New(nil, limit.NewGate(groupWorkers, 1000, maxWait), slog.New(slog.DiscardHandler)), txn.GroupRules[int]{
+		Workers: groupWorkers, Size: groupSize,
+		Fits: func([]*txn.Op[int], int) bool { return true },
+	}, func(ctx context.Context, ops []*txn.Op[int]) {
+		for _, op := range ops {
+			op.Err = ctx.Err()
+		}
+	})
+	var done sync.WaitGroup
+	for range 20 {
+		done.Go(func() {
+			for range 500 {
+				ctx, leave := context.WithCancel(t.Context())
+				go leave()
+				if err := group.Do(ctx, 1); err != nil && !errors.Is(err, context.Canceled) {
+					t.Error(err)
+				}
+				finished := make(chan error, 1)
+				group.Start(t.Context(), time.Minute, 1, func(err error) { finished <- err })(context.Canceled)
+				if err := <-finished; err != nil && !errors.Is(err, context.Canceled) {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	done.Wait()
+}
+
 func TestGroupThatPanics(t *testing.T) {
 	t.Parallel()
 	group := txn.NewGroup(txn.New(nil, nil, slog.New(slog.DiscardHandler)), txn.GroupRules[int]{Workers: 1, Size: 1},
 		func(context.Context, []*txn.Op[int]) { panic("ouch") })
 	require.ErrorContains(t, group.Do(t.Context(), 1), "ouch")
 	require.ErrorContains(t, group.Do(t.Context(), 1), "ouch", "its place is free")
+	done := make(chan error)
+	group.Start(t.Context(), time.Minute, 1, func(err error) { done <- err })
+	require.ErrorContains(t, <-done, "ouch")
 }
 
 // Many callers of few slots, each of whom gets what is his.
