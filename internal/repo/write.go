@@ -81,10 +81,11 @@ func upsert(ctx context.Context, u *txn.Unit, writes []Write, brief bool, done f
 	return usage, err
 }
 
-// statementSizes are how many rows a statement may have: few, since each is
-// prepared on each connection, but close enough to each other that a batch needs few
-// statements. They bound the parameters, of which PostgreSQL takes 65,535.
-var statementSizes = []int{128, 96, 64, 48, 32, 24, 16, 12, 8, 7, 6, 5, 4, 3, 2, 1}
+// statementSizes are how many rows a statement may have: few, since each is prepared
+// on each connection, but close enough to each other that a batch needs few statements,
+// and one where it has a round number of items or is no larger than what is put at the
+// same moment. They bound the parameters, of which PostgreSQL takes 65,535.
+var statementSizes = []int{128, 100, 64, 50, 32, 24, 20, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1}
 
 // statementRows says how many of the first writes go into one statement, all of
 // one mode.
