@@ -21,7 +21,7 @@ func (l listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &clientConn{TCPConn: conn}, nil
+	return newClientConn(conn), nil
 }
 
 // clientConn is a connection to a client that writes an answer in one piece. Where
@@ -32,12 +32,16 @@ func (l listener) Accept() (net.Conn, error) {
 // It is used by the goroutine that serves the connection; others only close it, and
 // then what is held back is lost: a part of an answer.
 type clientConn struct {
-	*net.TCPConn
+	deadlineConn
 	entry *tracked // set before it is served
 
 	body int    // bytes of the body that is announced; 0: nothing is
 	held []byte // the beginning of the answer
 	size int    // of the whole answer, while something is held back
+}
+
+func newClientConn(conn *net.TCPConn) *clientConn {
+	return &clientConn{deadlineConn: deadlineConn{tcpConn: conn}}
 }
 
 // ExpectBody says that an answer with a body of n bytes is about to be written.
@@ -65,12 +69,12 @@ func (c *clientConn) Write(p []byte) (int, error) {
 			return len(p), nil
 		}
 	}
-	return c.TCPConn.Write(p)
+	return c.deadlineConn.Write(p)
 }
 
 // release writes what is held back.
 func (c *clientConn) release() error {
-	_, err := c.TCPConn.Write(c.held)
+	_, err := c.deadlineConn.Write(c.held)
 	c.held = c.held[:0]
 	if cap(c.held) > maxKept {
 		c.held = nil
