@@ -114,7 +114,7 @@ func (l *link) deliverToServer(to net.Conn, piece []byte) bool {
 	if !l.proceed() {
 		return false
 	}
-	rule, round, _ := l.proxy.inForce()
+	rule, round, changed := l.proxy.inForce()
 	if l.round != round {
 		l.round, l.sent = round, 0
 	}
@@ -125,13 +125,14 @@ func (l *link) deliverToServer(to net.Conn, piece []byte) bool {
 	}
 	l.sent += len(piece)
 	if rule.Commit != CommitPassed && IsCommit(piece) && l.proxy.hit() {
-		return l.befall(rule, to, piece)
+		return l.befall(rule, changed, to, piece)
 	}
 	return l.deliver(to, piece)
 }
 
-// befall lets a COMMIT have its fate. It returns whether the link goes on.
-func (l *link) befall(rule Rule, to net.Conn, piece []byte) bool {
+// befall lets a COMMIT have its fate, under a rule and until that has changed. It
+// returns whether the link goes on.
+func (l *link) befall(rule Rule, changed <-chan struct{}, to net.Conn, piece []byte) bool {
 	switch rule.Commit {
 	case CommitUnanswered:
 		_, _ = to.Write(piece)
@@ -143,7 +144,7 @@ func (l *link) befall(rule Rule, to net.Conn, piece []byte) bool {
 		return err == nil
 	case CommitLate:
 		abort(l.client)
-		if l.wait(rule.Late) {
+		if l.wait(rule.Late, changed) {
 			_, _ = to.Write(piece)
 		}
 		return false
@@ -158,8 +159,8 @@ func (l *link) deliver(to net.Conn, piece []byte) bool {
 	if !l.proceed() {
 		return false
 	}
-	rule, _, _ := l.proxy.inForce()
-	if rule.Delay > 0 && !l.wait(rule.Delay) {
+	rule, _, changed := l.proxy.inForce()
+	if rule.Delay > 0 && !l.wait(rule.Delay, changed) {
 		return false
 	}
 	for len(piece) > 0 {
@@ -167,9 +168,9 @@ func (l *link) deliver(to net.Conn, piece []byte) bool {
 			return false
 		}
 		n := len(piece)
-		if rule, _, _ := l.proxy.inForce(); rule.Rate > 0 {
+		if rule, _, changed := l.proxy.inForce(); rule.Rate > 0 {
 			n = min(n, max(rule.Rate/ticksPerSecond, 1))
-			if !l.wait(time.Second / ticksPerSecond) {
+			if !l.wait(time.Second/ticksPerSecond, changed) {
 				return false
 			}
 		}
@@ -185,10 +186,9 @@ func (l *link) deliver(to net.Conn, piece []byte) bool {
 	return true
 }
 
-// wait returns after d, or at once when the rule changes or the link ends; false
-// for the latter.
-func (l *link) wait(d time.Duration) bool {
-	_, _, changed := l.proxy.inForce()
+// wait returns after d, or at once when the rule has changed that says to wait, or
+// the link ends; false for the latter.
+func (l *link) wait(d time.Duration, changed <-chan struct{}) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
