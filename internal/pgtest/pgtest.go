@@ -154,7 +154,7 @@ func startServer() error {
 }
 
 func startEmbedded(ctx context.Context) (string, error) {
-	dir, err := os.MkdirTemp("", "stockroom-test-")
+	dir, err := os.MkdirTemp(dataParent(), "stockroom-test-")
 	if err != nil {
 		return "", err
 	}
