@@ -141,50 +141,58 @@ func TestContractDescribesEverything(t *testing.T) {
 // TestGapsAreFound takes away from a copy of the contract what TestContractDescribesEverything looks for.
 func TestGapsAreFound(t *testing.T) {
 	t.Parallel()
-	for gap, take := range map[string]func(*openapi3.T){
-		"the operation getItem has no summary": func(doc *openapi3.T) {
-			doc.Paths.Find("/v1/items/{key}").Get.Summary = ""
+	c, err := readContract("3.0.3")
+	require.NoError(t, err)
+	for gap, take := range map[string]func(*openapi3.T) (undo func()){
+		"the operation getItem has no summary": func(doc *openapi3.T) func() {
+			return put(&doc.Paths.Find("/v1/items/{key}").Get.Summary, "")
 		},
-		"the operation getItem has no example": func(doc *openapi3.T) {
-			doc.Paths.Find("/v1/items/{key}").Get.Description = "Gets it."
+		"the operation getItem has no example": func(doc *openapi3.T) func() {
+			return put(&doc.Paths.Find("/v1/items/{key}").Get.Description, "Gets it.")
 		},
-		"the parameter ttl of putItem has no description": func(doc *openapi3.T) {
-			doc.Components.Parameters["TTLQuery"].Value.Description = " "
+		"the parameter ttl of putItem has no description": func(doc *openapi3.T) func() {
+			return put(&doc.Components.Parameters["TTLQuery"].Value.Description, " ")
 		},
-		"the parameter ttl of putItem has no example": func(doc *openapi3.T) {
-			doc.Components.Parameters["TTLQuery"].Value.Example = nil
+		"the parameter ttl of putItem has no example": func(doc *openapi3.T) func() {
+			return put(&doc.Components.Parameters["TTLQuery"].Value.Example, nil)
 		},
-		"the parameter ttl of putItem is a number, and nothing says of what": func(doc *openapi3.T) {
-			doc.Components.Parameters["TTLQuery"].Value.Description = "How long."
+		"the parameter ttl of putItem is a number, and nothing says of what": func(doc *openapi3.T) func() {
+			return put(&doc.Components.Parameters["TTLQuery"].Value.Description, "How long.")
 		},
-		"the header Retry-After of the answer 503 of getItem has no example": func(doc *openapi3.T) {
-			doc.Components.Headers["RetryAfter"].Value.Example = nil
+		"the header Retry-After of the answer 503 of getItem has no example": func(doc *openapi3.T) func() {
+			return put(&doc.Components.Headers["RetryAfter"].Value.Example, nil)
 		},
-		"the answer 404 of getItem has no description": func(doc *openapi3.T) {
-			doc.Components.Responses["NotFound"].Value.Description = new(string)
+		"the answer 404 of getItem has no description": func(doc *openapi3.T) func() {
+			return put(&doc.Components.Responses["NotFound"].Value.Description, new(string))
 		},
-		"the answer 404 of getItem as application/problem+json has no example": func(doc *openapi3.T) {
-			doc.Components.Responses["NotFound"].Value.Content["application/problem+json"].Examples = nil
+		"the answer 404 of getItem as application/problem+json has no example": func(doc *openapi3.T) func() {
+			return put(&doc.Components.Responses["NotFound"].Value.Content["application/problem+json"].Examples, nil)
 		},
-		"the body of maintain as application/json has no example": func(doc *openapi3.T) {
-			doc.Paths.Find("/v1/maintenance").Post.RequestBody.Value.Content["application/json"].Examples = nil
+		"the body of maintain as application/json has no example": func(doc *openapi3.T) func() {
+			return put(&doc.Paths.Find("/v1/maintenance").Post.RequestBody.Value.Content["application/json"].Examples, nil)
 		},
-		"the schema Metadata has no description": func(doc *openapi3.T) {
-			doc.Components.Schemas["Metadata"].Value.Description = ""
+		"the schema Metadata has no description": func(doc *openapi3.T) func() {
+			return put(&doc.Components.Schemas["Metadata"].Value.Description, "")
 		},
-		"the field Metadata.accessCount has no description": func(doc *openapi3.T) {
-			doc.Components.Schemas["Metadata"].Value.Properties["accessCount"].Value.Description = ""
+		"the field Metadata.accessCount has no description": func(doc *openapi3.T) func() {
+			return put(&doc.Components.Schemas["Metadata"].Value.Properties["accessCount"].Value.Description, "")
 		},
-		"the field Metadata.accessCount has no example": func(doc *openapi3.T) {
-			doc.Components.Schemas["Metadata"].Value.Properties["accessCount"].Value.Examples = nil
+		"the field Metadata.accessCount has no example": func(doc *openapi3.T) func() {
+			return put(&doc.Components.Schemas["Metadata"].Value.Properties["accessCount"].Value.Examples, nil)
 		},
-		"the field Metadata.accessCount is a number, and nothing says of what": func(doc *openapi3.T) {
-			doc.Components.Schemas["Metadata"].Value.Properties["accessCount"].Value.Description = "It is counted."
+		"the field Metadata.accessCount is a number, and nothing says of what": func(doc *openapi3.T) func() {
+			return put(&doc.Components.Schemas["Metadata"].Value.Properties["accessCount"].Value.Description, "It is counted.")
 		},
 	} {
-		c, err := readContract("3.0.3")
-		require.NoError(t, err)
-		take(c.doc)
+		undo := take(c.doc)
 		require.Contains(t, gapsOf(c.doc), gap)
+		undo()
 	}
+	require.Empty(t, gapsOf(c.doc))
+}
+
+func put[T any](field *T, value T) (undo func()) {
+	was := *field
+	*field = value
+	return func() { *field = was }
 }
