@@ -12,8 +12,10 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -159,6 +161,9 @@ func startEmbedded(ctx context.Context) (string, error) {
 		return "", err
 	}
 	server.stop = append(server.stop, func(context.Context) error { return os.RemoveAll(dir) })
+	if err := RemoveAtExit(dir); err != nil {
+		return "", err
+	}
 	// PostgreSQL's user, which is not ours where we are root, must be able to enter.
 	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // see above
 		return "", err
@@ -176,6 +181,26 @@ func startEmbedded(ctx context.Context) (string, error) {
 	}
 	server.stop = append(server.stop, pg.Stop)
 	return pg.DSN(), nil
+}
+
+// removers are the standard inputs of the processes that RemoveAtExit has started.
+var removers struct {
+	sync.Mutex
+	stdin []io.Closer
+}
+
+// RemoveAtExit has a folder removed when this process has ended, also by a signal or
+// by the timeout of go test: by another one, whose standard input ends with this one.
+func RemoveAtExit(dir string) error {
+	cmd := exec.Command("sh", "-c", `trap '' INT TERM HUP; cat >/dev/null; rm -rf -- "$0"`, dir)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	removers.Lock()
+	defer removers.Unlock()
+	removers.stdin = append(removers.stdin, stdin)
+	return cmd.Start()
 }
 
 func startContainer(ctx context.Context) (string, error) {

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -41,10 +40,7 @@ const (
 // skipNode is the variable that leaves out what needs Node.js.
 const skipNode = "SKIP_NODE"
 
-var (
-	binaries string    // folder of the binaries
-	remover  io.Writer // standard input of the process that removes the folder
-)
+var binaries string // folder of the binaries
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
@@ -56,13 +52,8 @@ var prepare = sync.OnceValue(func() (err error) {
 	if binaries, err = os.MkdirTemp("", "stockroom-shadcn-test-"); err != nil {
 		return err
 	}
-	// The folder outlives us, since pgtest.Main does not return: so it is removed by a
-	// process whose standard input ends when we do.
-	cmd := exec.Command("sh", "-c", `trap '' INT TERM; cat >/dev/null; rm -rf -- "$0"`, binaries)
-	if remover, err = cmd.StdinPipe(); err != nil {
-		return err
-	}
-	if err := cmd.Start(); err != nil {
+	// pgtest.Main does not return.
+	if err := pgtest.RemoveAtExit(binaries); err != nil {
 		return err
 	}
 	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", binaries, "../../cmd/server", "../../cmd/import").CombinedOutput(); err != nil {
