@@ -192,7 +192,7 @@ var removers struct {
 // RemoveAtExit has a folder removed when this process has ended, also by a signal or
 // by the timeout of go test: by another one, whose standard input ends with this one.
 func RemoveAtExit(dir string) error {
-	cmd := exec.Command("sh", "-c", `trap '' INT TERM HUP; cat >/dev/null; rm -rf -- "$0"`, dir)
+	cmd := exec.Command("sh", "-c", `trap '' INT TERM HUP; cat >/dev/null; rm -rf -- "$0"`, dir) //nolint:noctx // it outlives this process
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return err
