@@ -35,6 +35,15 @@ func ParseTags(lines ...string) (*item.Tags, error) {
 // TitleOf returns the title of the problems of a code.
 func TitleOf(c string) string { return newProblem(code(c), "").Title }
 
+// AppendHTTPDate and AppendMetadata are what stands for slower ways to the same.
+var (
+	AppendHTTPDate = appendHTTPDate
+	AppendMetadata = appendMetadata
+)
+
+// EncodeMetadata is the slower way to AppendMetadata.
+func EncodeMetadata(m item.Metadata) ([]byte, error) { return encode(metadataOf(m)) }
+
 // AppendMget is appendMget, for its benchmark.
 var AppendMget = appendMget
 

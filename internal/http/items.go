@@ -112,13 +112,34 @@ func setItemHeaders(w http.ResponseWriter, metadata item.Metadata) {
 	text := append(make([]byte, 0, 96), '"')
 	text = append(append(text, metadata.ETag...), '"')
 	etag := len(text)
-	both := string(metadata.Updated.UTC().AppendFormat(text, http.TimeFormat))
+	both := string(appendHTTPDate(text, metadata.Updated))
 	setHeader(w, "Etag", both[:etag])
 	setHeader(w, "Last-Modified", both[etag:])
 	w.Header()["Cache-Control"] = cacheControlRevalidate
 	if !metadata.Expires.IsZero() {
 		setHeader(w, "Stockroom-Expires", metadata.Expires.UTC().Format(time.RFC3339Nano))
 	}
+}
+
+// appendHTTPDate appends t as HTTP has its dates (RFC 9110, section 5.6.7), for a
+// fraction of what it costs to follow the pattern http.TimeFormat.
+func appendHTTPDate(out []byte, t time.Time) []byte {
+	t = t.UTC()
+	year, month, day := t.Date()
+	hour, minute, second := t.Clock()
+	digits := func(n int) { out = append(out, byte('0'+n/10%10), byte('0'+n%10)) }
+	out = append(append(out, t.Weekday().String()[:3]...), ", "...)
+	digits(day)
+	out = append(append(append(out, ' '), month.String()[:3]...), ' ')
+	digits(year / 100)
+	digits(year)
+	out = append(out, ' ')
+	digits(hour)
+	out = append(out, ':')
+	digits(minute)
+	out = append(out, ':')
+	digits(second)
+	return append(out, " GMT"...)
 }
 
 func quoted(etag string) string { return `"` + etag + `"` }
@@ -164,7 +185,8 @@ func (s *server) writeWritten(w http.ResponseWriter, r *http.Request, written st
 		status = http.StatusCreated
 		w.Header().Set("Location", r.URL.EscapedPath())
 	}
-	return s.writeJSON(w, status, metadataOf(written.Metadata))
+	writeBytes(w, status, appendMetadata(nil, written.Metadata))
+	return nil
 }
 
 func (s *server) deleteItem(keyOf keyFunc) handler {

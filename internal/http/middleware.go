@@ -109,7 +109,11 @@ func (s *server) recovered(e *exchange, r *http.Request, cause any) {
 // requestID returns the caller's id of the request where it is sane: what goes
 // into logs and headers unescaped must be.
 func requestID(r *http.Request) string {
-	id := r.Header.Get(headerRequestID)
+	lines := r.Header[headerRequestID]
+	if len(lines) == 0 {
+		return newRequestID()
+	}
+	id := lines[0]
 	if id == "" || len(id) > maxRequestIDBytes || strings.ContainsFunc(id, notInRequestID) {
 		return newRequestID()
 	}

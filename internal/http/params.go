@@ -142,9 +142,9 @@ func precondition(r *http.Request) (item.Precondition, error) {
 }
 
 // tagsHeader parses `*` or a list of entity tags (RFC 9110, sections 8.8.3 and
-// 13.1); nil where the header is absent.
+// 13.1); nil where the header is absent. name has to be canonical.
 func tagsHeader(r *http.Request, name string) (*item.Tags, error) {
-	lines := r.Header.Values(name)
+	lines := r.Header[name]
 	if len(lines) == 0 {
 		return nil, nil
 	}
