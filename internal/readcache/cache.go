@@ -54,6 +54,7 @@ type Cache struct {
 	era          atomic.Pointer[era] // stored under mu
 	heard        atomic.Int64        // up to when the changes of other servers are known
 	hits, misses counter
+	firstHit     func(*Hits) // see OnFirstHit
 
 	mu      sync.Mutex
 	flights map[string]*flight // the loads that newcomers may join and that may fill the cache, by key
@@ -70,9 +71,10 @@ type era struct {
 	heard *atomic.Int64
 }
 
-// entry is an item as it was loaded. It never changes.
+// entry is an item as it was loaded. It never changes, but for its hits.
 type entry struct {
 	stored  item.Stored
+	hits    *Hits
 	era     *era          // in which it was loaded: only then is it fresh
 	began   time.Duration // when its load began; it may be as old as that
 	landed  time.Duration // when its load had ended
@@ -131,6 +133,7 @@ func (c *Cache) Lookup(key item.Key) (item.Stored, bool) {
 		return item.Stored{}, false
 	}
 	c.hits.add(key.Kind())
+	c.hit(e, now)
 	return e.at(now), true
 }
 
@@ -206,7 +209,10 @@ func (c *Cache) fill(key string, stored item.Stored, began, expires time.Duratio
 		return
 	}
 	stored.Key = own
-	next := &entry{stored: stored, era: current, began: began, landed: c.now(), expires: expires}
+	next := &entry{
+		stored: stored, hits: &Hits{key: own, cache: c},
+		era: current, began: began, landed: c.now(), expires: expires,
+	}
 	// What is still the same has been so all the time. Else an item that is asked for
 	// all the time, beside others that are missing, would never have been there by the
 	// time up to which other servers are heard, which follows a little behind.

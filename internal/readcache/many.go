@@ -20,18 +20,21 @@ var errExited = errors.New("readcache: the load did not return")
 // removed it before it was committed. Nor does it matter that the items are looked
 // up one after the other: none can come in meanwhile that was loaded by then.
 func (c *Cache) LookupMany(keys []item.Key) ([]item.Stored, bool) {
-	found := c.lookupMany(keys)
+	now := c.now()
+	found := c.lookupMany(keys, now)
 	if found == nil && len(keys) > 0 {
 		c.misses.addAll(item.CountKinds(keys))
 		return nil, false
 	}
 	c.hits.addAll(item.CountKinds(keys))
-	return found, true
+	for _, e := range found {
+		c.hit(e, now)
+	}
+	return allAt(found, now), true
 }
 
-func (c *Cache) lookupMany(keys []item.Key) []item.Stored {
-	heard := time.Duration(c.heard.Load())
-	now, current := c.now(), c.era.Load()
+func (c *Cache) lookupMany(keys []item.Key, now time.Duration) []*entry {
+	heard, current := time.Duration(c.heard.Load()), c.era.Load()
 	if now-heard >= c.maxStaleness {
 		return nil
 	}
@@ -52,21 +55,29 @@ func (c *Cache) LookupManyStale(keys []item.Key) ([]item.Stored, bool) {
 		}
 		return e.era == of && e.landed <= heard
 	})
-	return found, found != nil
+	return allAt(found, now), found != nil
 }
 
-// snapshot returns the items of keys if all are cached, have not expired, and
+// snapshot returns the entries of keys if all are cached, have not expired, and
 // belong to it.
-func (e *era) snapshot(keys []item.Key, now time.Duration, belongs func(*entry) bool) []item.Stored {
-	found := make([]item.Stored, 0, len(keys))
+func (e *era) snapshot(keys []item.Key, now time.Duration, belongs func(*entry) bool) []*entry {
+	found := make([]*entry, 0, len(keys))
 	for _, key := range keys {
 		cached := e.find(key.String(), now)
 		if cached == nil || !belongs(cached) {
 			return nil
 		}
-		found = append(found, cached.at(now))
+		found = append(found, cached)
 	}
 	return found
+}
+
+func allAt(entries []*entry, now time.Duration) []item.Stored {
+	items := make([]item.Stored, len(entries))
+	for i, e := range entries {
+		items[i] = e.at(now)
+	}
+	return items
 }
 
 // LoadMany returns what load reads of keys, and caches each item of it that

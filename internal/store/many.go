@@ -18,12 +18,10 @@ func (s *Store) GetMany(ctx context.Context, keys []item.Key) ([]item.Stored, er
 	if len(keys) == 0 {
 		return nil, nil
 	}
-	found, ok := s.cache.LookupMany(keys)
-	if !ok {
-		return s.GetManyFresh(ctx, keys)
+	if found, ok := s.cache.LookupMany(keys); ok {
+		return found, nil // the cache has counted them
 	}
-	s.marks.addAll(found)
-	return found, nil
+	return s.GetManyFresh(ctx, keys)
 }
 
 // GetManyFresh is GetMany from the database, whatever the read cache holds. While

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/stockroom/stockroom/internal/item"
+	"github.com/stockroom/stockroom/internal/readcache"
 	"github.com/stockroom/stockroom/internal/repo"
 	"github.com/stockroom/stockroom/internal/txn"
 )
@@ -28,6 +29,19 @@ type mark struct {
 	key   item.Key
 	count int64
 	last  time.Time
+	hits  []*readcache.Hits // counted there, and not in count yet
+}
+
+// settle counts the hits.
+func (m *mark) settle() {
+	for _, hits := range m.hits {
+		count, last := hits.Take()
+		m.count += count
+		if last.After(m.last) {
+			m.last = last
+		}
+	}
+	m.hits = nil
 }
 
 func (m *marks) add(key item.Key) {
@@ -48,22 +62,37 @@ func (m *marks) addAll(found []item.Stored) {
 }
 
 func (m *marks) addLocked(key item.Key, now time.Time) {
-	of := m.byKey[key.String()]
-	if of == nil {
-		if m.byKey == nil {
-			m.byKey = make(map[string]*mark)
-		}
-		of = &mark{key: key}
-		m.byKey[key.String()] = of
-		if len(m.byKey) == manyMarks {
-			select {
-			case m.full <- struct{}{}:
-			default:
-			}
-		}
-	}
+	of := m.of(key)
 	of.count++
 	of.last = now
+}
+
+// addHits has the hits of a cached item, which are counted with it, be a part of its
+// mark.
+func (m *marks) addHits(hits *readcache.Hits) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	of := m.of(hits.Key())
+	of.hits = append(of.hits, hits)
+}
+
+// of returns the mark of key. It is called under mu.
+func (m *marks) of(key item.Key) *mark {
+	if of := m.byKey[key.String()]; of != nil {
+		return of
+	}
+	if m.byKey == nil {
+		m.byKey = make(map[string]*mark)
+	}
+	of := &mark{key: key}
+	m.byKey[key.String()] = of
+	if len(m.byKey) == manyMarks {
+		select {
+		case m.full <- struct{}{}:
+		default:
+		}
+	}
+	return of
 }
 
 // forget drops the accesses to the items that stood under keys before.
@@ -71,16 +100,22 @@ func (m *marks) forget(keys ...item.Key) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, key := range keys {
-		delete(m.byKey, key.String())
+		if of := m.byKey[key.String()]; of != nil {
+			of.settle() // whoever is hit from now on has to tell again
+			delete(m.byKey, key.String())
+		}
 	}
 }
 
 // take empties the marks.
 func (m *marks) take() map[string]*mark {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	taken := m.byKey
 	m.byKey = nil
+	m.mu.Unlock()
+	for _, of := range taken {
+		of.settle()
+	}
 	return taken
 }
 

@@ -120,30 +120,41 @@ func TestFlushOfManyMarks(t *testing.T) {
 
 func TestFlushAmongReadersAndWriters(t *testing.T) {
 	t.Parallel()
-	b := setup(t, store.Options{})
-	set := mixture(t, 20)
-	require.NoError(t, b.PutMany(t.Context(), values(t, set, "x"), nil))
-	const readers, each, writes = 4, 40, 40
-	together(readers+3, func(i int) {
-		for n := range each {
-			var err error
-			switch {
-			case i < readers:
-				_, err = b.GetMany(t.Context(), set)
-			case i == readers:
-				err = b.PutMany(t.Context(), values(t, set, strconv.Itoa(n)), nil) // counts as an access, too
-			default:
-				err = b.FlushMarks(t.Context())
+	for name, cache := range map[string]*readcache.Cache{"without a cache": nil, "with a cache": readcache.New(1<<20, time.Minute)} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, store.Options{Cache: cache})
+			set := mixture(t, 20)
+			require.NoError(t, b.PutMany(t.Context(), values(t, set, "x"), nil))
+			const readers, each, writes = 4, 40, 40
+			together(2*readers+3, func(i int) {
+				for n := range each {
+					var err error
+					switch {
+					case i < readers:
+						_, err = b.GetMany(t.Context(), set)
+					case i < 2*readers:
+						for _, k := range set {
+							if _, err = b.Get(t.Context(), k); err != nil {
+								break
+							}
+						}
+					case i == 2*readers:
+						err = b.PutMany(t.Context(), values(t, set, strconv.Itoa(n)), nil) // counts as an access, too
+					default:
+						err = b.FlushMarks(t.Context())
+					}
+					if err != nil {
+						t.Errorf("%d: %v", i, err)
+						return
+					}
+				}
+			})
+			require.NoError(t, b.FlushMarks(t.Context()))
+			for _, k := range set {
+				require.Equal(t, 1+2*readers*each+writes, b.accesses(k), k)
 			}
-			if err != nil {
-				t.Errorf("%d: %v", i, err)
-				return
-			}
-		}
-	})
-	require.NoError(t, b.FlushMarks(t.Context()))
-	for _, k := range set {
-		require.Equal(t, 1+readers*each+writes, b.accesses(k), k)
+		})
 	}
 }
 
@@ -247,6 +258,34 @@ func TestMarksOfWhatIsGone(t *testing.T) {
 	_, err = b.Metadata(t.Context(), set[3])
 	require.ErrorIs(t, err, item.ErrNotFound)
 	checkUsage(t, b.other)
+}
+
+// Accesses to an item that was deleted do not count for the one that stands in its place,
+// whose own ones do.
+func TestMarksOfWhatStoodThereBefore(t *testing.T) {
+	t.Parallel()
+	b := setup(t, store.Options{Cache: readcache.New(1<<20, time.Hour)})
+	k := key(t, "entry")
+	put := func() {
+		_, err := b.Put(t.Context(), value(t, k, "x"), nil, item.Precondition{})
+		require.NoError(t, err)
+	}
+	read := func(times int) {
+		for range times { // the first one fills the cache
+			_, err := b.Get(t.Context(), k)
+			require.NoError(t, err)
+		}
+	}
+	put()
+	read(3)
+	require.NoError(t, b.Delete(t.Context(), k, item.Precondition{}))
+	put()
+	read(4)
+	require.NoError(t, b.FlushMarks(t.Context()))
+	require.Equal(t, 1+4, b.accesses(k))
+	read(2)
+	require.NoError(t, b.FlushMarks(t.Context()))
+	require.Equal(t, 1+4+2, b.accesses(k))
 }
 
 // A mark never moves the last access backwards, nor into the future.

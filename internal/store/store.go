@@ -78,6 +78,7 @@ func New(units *txn.Manager, options Options) *Store {
 		units: units, options: options, cache: options.Cache, marks: newMarks(), full: new(atomic.Bool), usage: new(atomic.Pointer[item.Usage]),
 		counters: &counters{evictions: counter{add: options.Metrics.Evicted}, expirations: counter{add: options.Metrics.Expired}},
 	}
+	s.cache.OnFirstHit(s.marks.addHits)
 	s.puts, s.gets = s.newPutGroup(), s.newGetGroups()
 	s.documents = &documentWork{making: make(chan struct{}, 1)}
 	return s
@@ -99,8 +100,7 @@ func (s *Store) On(units *txn.Manager) *Store {
 // set, however old it is.
 func (s *Store) Get(ctx context.Context, key item.Key) (item.Stored, error) {
 	if stored, ok := s.cache.Lookup(key); ok {
-		s.marks.add(key)
-		return stored, nil
+		return stored, nil // the cache has counted it
 	}
 	return s.get(ctx, key, s.cache.Load)
 }
