@@ -46,6 +46,7 @@ const (
 	reasonConnection = "connection" // nobody listened for a while
 	reasonGap        = "gap"        // a message is missing
 	reasonPeer       = "peer"       // a server that was not known may have changed things unheard
+	reasonSilence    = "silence"    // one that is forgotten may have, before it fell silent
 )
 
 func newHearing(me id) *hearing { return &hearing{me: me, peers: make(map[id]*peer)} }
@@ -69,7 +70,7 @@ func (h *hearing) begin(now time.Duration, others []uint32) {
 func (h *hearing) hear(m message) (reason string) {
 	if m.from == h.me {
 		h.newest = max(h.newest, m.sent)
-		return ""
+		return h.forget()
 	}
 	p := h.peers[m.from]
 	switch {
@@ -97,23 +98,31 @@ func (h *hearing) hear(m message) (reason string) {
 	return reason
 }
 
-// until returns up to when the changes of all servers have been heard; never where
-// somebody is there who has not yet been heard at all. It forgets who has been
-// silent for too long.
-func (h *hearing) until() time.Duration {
-	until := h.newest
+// forget drops who has been silent for too long. The last that such a server did may
+// have been a commit that it told nobody of, so that what was loaded before it is stale.
+func (h *hearing) forget() (reason string) {
 	for from, p := range h.peers {
 		if h.newest-p.spoke >= forgetAfter {
 			delete(h.peers, from)
-			continue
+			reason = reasonSilence
 		}
-		until = min(until, p.heard)
 	}
-	if len(h.strangers) > 0 {
-		if h.newest-h.since < forgetAfter {
-			return never
-		}
+	if len(h.strangers) > 0 && h.newest-h.since >= forgetAfter {
 		clear(h.strangers)
+		reason = reasonSilence
+	}
+	return reason
+}
+
+// until returns up to when the changes of all servers have been heard; never where
+// somebody is there who has not yet been heard at all.
+func (h *hearing) until() time.Duration {
+	if len(h.strangers) > 0 {
+		return never
+	}
+	until := h.newest
+	for _, p := range h.peers {
+		until = min(until, p.heard)
 	}
 	return until
 }
