@@ -29,9 +29,10 @@ type Group[T any] struct {
 	running []*underway // transactions at this moment, in the order of their begins
 	ended   int         // transactions so far
 	last    int         // operations in the one that ended last
-	// overdue calls hurry, when it is set, for what waits behind a transaction.
-	overdue    *time.Timer
-	overdueSet bool
+	// overdue calls hurry for what waits behind a transaction, at overdueAt; zero: it is
+	// not set.
+	overdue   *time.Timer
+	overdueAt time.Time
 	// waiting ends when nothing is queued any more, and with it the workers' waits
 	// for a slot.
 	waiting context.Context //nolint:containedctx // not of a call
@@ -40,7 +41,7 @@ type Group[T any] struct {
 
 // GroupRules are how operations go together.
 type GroupRules[T any] struct {
-	Workers int // transactions at once
+	Workers int // transactions at once, but for those that hang
 	Size    int // operations in one at most
 	// Fits tells whether one more operation may go with those chosen already. One
 	// that may not waits for the next transaction.
@@ -96,10 +97,16 @@ func (g *Group[T]) Do(ctx context.Context, value T) error {
 	}
 	done := make(chan struct{})
 	op.tell = func() { close(done) }
-	if err := g.enqueue(op, nil); err != nil {
-		return err
+	err := g.enqueue(op, nil)
+	if err == nil {
+		return g.await(op, done)
 	}
-	return g.await(op, done)
+	if slot, ok := g.beginBeside(ctx, err); ok {
+		op.tell = nil
+		g.work(slot, []*Op[T]{op})
+		return op.Err
+	}
+	return err
 }
 
 // Start is Do for a caller who does not wait in it: finish is called with the error,
@@ -126,8 +133,12 @@ func (g *Group[T]) Start(ctx context.Context, timeout time.Duration, value T, fi
 			op.tell()
 		}
 	}); err != nil {
-		op.Err = err
-		op.tell()
+		if slot, ok := g.beginBeside(ctx, err); ok {
+			go g.work(slot, []*Op[T]{op})
+		} else {
+			op.Err = err
+			op.tell()
+		}
 	}
 	return func(reason error) {
 		end(reason)
@@ -173,6 +184,23 @@ func (g *Group[T]) beginAlone(ctx context.Context) (slot *limit.Slot, ok bool) {
 	return slot, true
 }
 
+// beginBeside returns a slot for an operation that has found no place to wait in, if one
+// is free: it need not wait then, though it would better have gone with others. The
+// caller is one more worker then.
+func (g *Group[T]) beginBeside(ctx context.Context, refused error) (slot *limit.Slot, ok bool) {
+	if !errors.Is(refused, limit.ErrQueueFull) {
+		return nil, false
+	}
+	if slot, ok = g.manager.gate.TryAcquire(); !ok {
+		return nil, false
+	}
+	g.mu.Lock()
+	g.workers++
+	g.mu.Unlock()
+	g.manager.metrics.SlotWaited(ctx, 0)
+	return slot, true
+}
+
 // enqueue has an operation wait for the next transaction. tooLong, if not nil, is
 // called when it has waited for as long as it may.
 func (g *Group[T]) enqueue(op *Op[T], tooLong func()) error {
@@ -207,34 +235,51 @@ func (g *Group[T]) enqueue(op *Op[T], tooLong func()) error {
 // and the callers of theirs will come back: but not where nobody goes with anybody, or as
 // many wait as can go together, or those take too long. It is called under mu.
 func (g *Group[T]) mayBegin(operations int) bool {
-	if g.workers == 0 || g.workers >= g.rules.Workers {
+	if g.workers == 0 || g.workers-g.hanging() >= g.rules.Workers {
 		return g.workers == 0
 	}
 	alone := g.last <= 1 && !slices.ContainsFunc(g.running, func(u *underway) bool { return u.operations > 1 })
-	return alone || operations >= g.rules.Size || len(g.running) == g.workers && g.leftToWait() <= 0
+	return alone || operations >= g.rules.Size || len(g.running) == g.workers && time.Since(g.running[len(g.running)-1].began) >= patience
 }
 
 // patience is how long an operation waits for a transaction that is under way: that
 // may be waiting for a lock.
 const patience = 5 * time.Millisecond
 
-// leftToWait is for how long the transaction that began last is still waited for. It
-// is called under mu, while there is one.
-func (g *Group[T]) leftToWait() time.Duration {
-	return patience - time.Since(g.running[len(g.running)-1].began)
+// hangs is how long a transaction that is under way counts as one of those that there
+// may be at once. After that it waits for something of its own, most likely a lock, which
+// is no reason to keep others waiting: then only the slots bound how many there are.
+const hangs = 100 * time.Millisecond
+
+// hanging counts the transactions that hang. It is called under mu.
+func (g *Group[T]) hanging() (n int) {
+	if g.workers < g.rules.Workers {
+		return 0 // nobody is kept waiting
+	}
+	for n < len(g.running) && time.Since(g.running[n].began) >= hangs {
+		n++
+	}
+	return n
 }
 
 // watch has what is queued begin when those who are under way take too long. It is
 // called under mu.
 func (g *Group[T]) watch() {
-	if g.overdueSet || len(g.queue) == 0 || len(g.running) == 0 || len(g.running) < g.workers || g.workers >= g.rules.Workers {
+	if len(g.queue) == 0 || len(g.running) == 0 || len(g.running) < g.workers {
 		return
 	}
-	g.overdueSet = true
+	due := g.running[len(g.running)-1].began.Add(patience)
+	if n := g.hanging(); g.workers-n >= g.rules.Workers {
+		due = g.running[n].began.Add(hangs)
+	}
+	if !g.overdueAt.IsZero() && !due.Before(g.overdueAt) {
+		return
+	}
+	g.overdueAt = due
 	if g.overdue == nil {
-		g.overdue = time.AfterFunc(g.leftToWait(), g.hurry)
+		g.overdue = time.AfterFunc(time.Until(due), g.hurry)
 	} else {
-		g.overdue.Reset(g.leftToWait())
+		g.overdue.Reset(time.Until(due))
 	}
 }
 
@@ -242,7 +287,7 @@ func (g *Group[T]) watch() {
 func (g *Group[T]) hurry() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.overdueSet = false
+	g.overdueAt = time.Time{}
 	if len(g.queue) > 0 && g.mayBegin(len(g.queue)) {
 		g.workers++
 		go g.work(nil, nil)
@@ -465,10 +510,7 @@ func (g *Group[T]) perform(slot *limit.Slot, ops []*Op[T]) {
 			slot = nil
 		}
 		var again []*Op[T]
-		for i, op := range ops {
-			if i > 0 { // the first one has been counted as the transaction
-				g.manager.breaker.report(op.Err)
-			}
+		for _, op := range ops {
 			if ctx.Err() != nil && op.hasMoreTime(ctx) &&
 				errors.Is(op.Err, context.DeadlineExceeded) && !errors.Is(op.Err, ErrCommitUnknown) {
 				again = append(again, op)

@@ -41,8 +41,10 @@ type run struct {
 
 // newCrew returns a crew for the inside of a synctest bubble. Odd values do not go
 // with even ones.
-func newCrew(slots int) *crew {
-	c := &crew{gate: limit.NewGate(slots, queueLength, maxWait), breaker: txn.NewBreaker(3, time.Minute, nil), runs: make(chan run)}
+func newCrew(slots int) *crew { return newCrewOf(limit.NewGate(slots, queueLength, maxWait)) }
+
+func newCrewOf(gate *limit.Gate) *crew {
+	c := &crew{gate: gate, breaker: txn.NewBreaker(3, time.Minute, nil), runs: make(chan run)}
 	manager := txn.New(nil, c.gate, slog.New(slog.DiscardHandler)).Guard(c.breaker)
 	c.Group = txn.NewGroup(manager, txn.GroupRules[int]{
 		Workers: groupWorkers, Size: groupSize,
@@ -242,6 +244,36 @@ func TestGroupWaitsForNobodyWhoHangs(t *testing.T) {
 	})
 }
 
+// As many as there may be at once can all be waiting for locks: others go on.
+func TestGroupGoesOnWhereAllHang(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrew(groupWorkers + 2)
+		end := c.busy(t)
+		began := time.Now()
+		var done []<-chan error
+		var beside []run
+		for range 2 {
+			done = append(done, c.begin(t.Context(), 1))
+			beside = append(beside, <-c.runs)
+		}
+		require.Equal(t, 100*time.Millisecond, time.Since(began))
+		done = append(done, c.begin(t.Context(), 3))
+		synctest.Wait()
+		require.Equal(t, 1, c.gate.State().Waiting, "two are at work that do not hang")
+		beside[0].outcomes <- nil
+		beside = append(beside[1:], <-c.runs)
+		for _, r := range beside {
+			r.outcomes <- nil
+		}
+		for _, d := range done {
+			require.NoError(t, <-d)
+		}
+		end()
+		c.requireIdle(t)
+	})
+}
+
 func TestGroupWaitsForASlot(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -298,6 +330,31 @@ func TestGroupQueueIsFull(t *testing.T) {
 			require.ErrorIs(t, <-d, context.Canceled)
 		}
 		require.Zero(t, c.gate.State().Waiting, "who leaves frees his place")
+		end()
+		c.requireIdle(t)
+	})
+}
+
+// Where nobody may wait, or all places are taken, an operation that could go with others
+// need not, as long as there are slots.
+func TestGroupNeedsNoPlaceWhereThereIsASlot(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrewOf(limit.NewGate(groupWorkers+1, 0, maxWait))
+		end := c.busy(t)
+		beside := c.begin(t.Context(), 1)
+		r := <-c.runs
+		require.Equal(t, []int{1}, r.values)
+		require.ErrorIs(t, c.Do(t.Context(), 3), limit.ErrQueueFull, "no slot is left")
+		r.outcomes <- nil
+		require.NoError(t, <-beside)
+
+		finished := make(chan error, 1)
+		c.Start(t.Context(), time.Minute, 5, func(err error) { finished <- err })
+		r = <-c.runs
+		require.Equal(t, []int{5}, r.values)
+		r.outcomes <- nil
+		require.NoError(t, <-finished)
 		end()
 		c.requireIdle(t)
 	})
@@ -387,13 +444,13 @@ func TestGroupClosedGate(t *testing.T) {
 	})
 }
 
-func TestGroupCountsForTheBreaker(t *testing.T) {
+// One connection that is lost is one failure, however many operations it carried: it
+// must not take the database for down.
+func TestGroupIsOneFailureForTheBreaker(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCrew(groupWorkers)
 		end := c.busy(t)
-		// The first of those who are run together counts as the transaction itself,
-		// which here is none.
 		first, second, third, fourth := c.begin(t.Context(), 1), c.begin(t.Context(), 3), c.begin(t.Context(), 5), c.begin(t.Context(), 7)
 		synctest.Wait()
 		go end()
@@ -403,8 +460,7 @@ func TestGroupCountsForTheBreaker(t *testing.T) {
 		for _, done := range []<-chan error{first, second, third, fourth} {
 			require.ErrorIs(t, <-done, txn.ErrUnavailable)
 		}
-		require.True(t, c.breaker.Open())
-		require.ErrorIs(t, c.Do(t.Context(), 1), txn.ErrBreakerOpen, "at once")
+		require.False(t, c.breaker.Open(), "the transaction itself counts, which here is none")
 		c.requireIdle(t)
 	})
 }
