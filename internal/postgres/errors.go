@@ -25,7 +25,7 @@ const (
 	// Unavailable.
 	Cancelled
 	// LockTimeout may be the end of a wait that its caller has called off, too.
-	// Where nobody has, it is Answered.
+	// Where nobody has, it is a Conflict.
 	LockTimeout
 )
 

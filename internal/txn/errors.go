@@ -19,7 +19,14 @@ func conflictOf(err error) (state string, conflict bool) {
 	if !errors.As(err, &pgErr) {
 		return "", false
 	}
-	return pgErr.Code, postgres.MeaningOf(pgErr.Code) == postgres.Conflict
+	switch postgres.MeaningOf(pgErr.Code) {
+	case postgres.Conflict:
+		return pgErr.Code, true
+	case postgres.LockTimeout: // unless it was called off, see classifyAnswer
+		return pgErr.Code, !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
+	default:
+		return pgErr.Code, false
+	}
 }
 
 // classify gives an error of a unit's function its meaning; conn is the unit's

@@ -94,7 +94,7 @@ func TestClassification(t *testing.T) {
 		},
 		"55 object not in prerequisite state": {
 			"55000": statement,
-			"55P03": statement, // lock not available, and nobody was called off
+			"55P03": contention, // lock not available, and nobody was called off
 		},
 		"57 operator intervention": {
 			"57000": unavailable,
