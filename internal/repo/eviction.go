@@ -27,14 +27,17 @@ type Size struct {
 // else holds the lock; without, others who also ask without may. It comes before any
 // other lock of the unit.
 func LockSize(u *txn.Unit, alone bool, size *Size) {
-	lock := `SELECT pg_advisory_xact_lock_shared($1)`
 	if alone {
-		lock = `SELECT pg_advisory_xact_lock($1)`
+		u.Queue(`SELECT pg_advisory_xact_lock($1)`, sizeLock)
+	} else {
+		ShareSize(u)
 	}
-	u.Queue(lock, sizeLock)
 	// A statement of its own: its snapshot must be taken when the lock is held.
 	u.Queue(readSize).QueryRow(func(row pgx.Row) error { return row.Scan(&size.Bytes, &size.Writers) })
 }
+
+// ShareSize is LockSize without alone, for who does not want to know the size.
+func ShareSize(u *txn.Unit) { u.Queue(`SELECT pg_advisory_xact_lock_shared($1)`, sizeLock) }
 
 const readSize = `SELECT sum(component_bytes + block_bytes + entry_bytes)::bigint, current_setting('max_connections')::bigint
 	FROM usage_counters`

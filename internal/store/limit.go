@@ -17,6 +17,10 @@ import (
 // cannot fill, however many there are at once. Any other write holds the lock
 // alone: nobody else is adding then, so the counters are exact, and it evicts what
 // it needs in its own transaction.
+//
+// What it evicts it locks after what it has stored, and so out of the order of keys. That
+// nobody waits in a circle with it is why all who lock items without adding any hold the
+// lock together with others, too.
 const (
 	// marginShare of the limit is left to writes that hold the lock together.
 	marginShare = 4
@@ -53,6 +57,7 @@ func (s *Store) write(ctx context.Context, size int64, fn func(context.Context, 
 // writeAnyway is write for an fn that adds nothing, or where there is no limit.
 func (s *Store) writeAnyway(ctx context.Context, fn func(context.Context, *txn.Unit) (change, error)) error {
 	return s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
+		s.shareSize(u)
 		done, err := fn(ctx, u)
 		if err != nil {
 			return err
@@ -60,6 +65,13 @@ func (s *Store) writeAnyway(ctx context.Context, fn func(context.Context, *txn.U
 		repo.AddUsage(u, done.usage)
 		return nil
 	})
+}
+
+// shareSize begins a unit that locks items and adds none.
+func (s *Store) shareSize(u *txn.Unit) {
+	if s.options.MaxBytes > 0 {
+		repo.ShareSize(u)
+	}
 }
 
 func (s *Store) writeWithin(ctx context.Context, size int64, alone bool, fn func(context.Context, *txn.Unit) (change, error)) error {
@@ -105,6 +117,7 @@ func (s *Store) far(before repo.Size, size int64) bool {
 func (s *Store) evict(ctx context.Context, u *txn.Unit, marks *marksInUnit, done change) (item.Usage, error) {
 	var evicted item.Usage
 	swept, exhausted := false, false // no expired items, no items at all are left
+	marked := false
 	for {
 		// Anew each time: deletes need no size lock, and make room meanwhile.
 		size, err := repo.ReadSize(ctx, u)
@@ -121,11 +134,11 @@ func (s *Store) evict(ctx context.Context, u *txn.Unit, marks *marksInUnit, done
 			usage, swept, err = s.evictExpired(ctx, u)
 		case exhausted:
 			return item.Usage{}, item.ErrTooLarge
-		default:
+		case !marked:
 			// What has been read must show before the least recently used are chosen.
-			if err = marks.apply(ctx, u); err == nil {
-				usage, exhausted, err = s.evictOldest(ctx, u, over, done.stored)
-			}
+			err, marked = marks.apply(ctx, u), true
+		default:
+			usage, exhausted, err = s.evictOldest(ctx, u, over, done.stored)
 		}
 		if err != nil {
 			return item.Usage{}, err

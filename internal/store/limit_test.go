@@ -8,11 +8,13 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/stockroom/stockroom/internal/item"
 	"github.com/stockroom/stockroom/internal/pgtest"
+	"github.com/stockroom/stockroom/internal/readcache"
 	"github.com/stockroom/stockroom/internal/store"
 )
 
@@ -219,4 +221,45 @@ func TestMaintain(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, store.Maintained{Evicted: 4}, done)
 	require.Zero(t, checkUsage(t, b.other))
+}
+
+// An evicting write locks what goes after what it has stored. Nobody who locks items in
+// another order may be at work beside it.
+func TestEvictionWaitsForNobodyInACircle(t *testing.T) {
+	t.Parallel()
+	b := setup(t, store.Options{MaxBytes: 60_000, Cache: readcache.New(1<<20, time.Minute)})
+	set := mixture(t, 40)
+	require.NoError(t, b.PutMany(t.Context(), values(t, set, strings.Repeat("x", 300)), nil))
+	put := func(i, n int) error {
+		_, err := b.Put(t.Context(), value(t, set[(n*7+i)%len(set)], strings.Repeat("y", 1500)), nil, item.Precondition{})
+		return err
+	}
+	together(6, func(i int) {
+		for n := range 80 {
+			var err error
+			switch i {
+			case 0, 1:
+				err = put(i, n)
+			case 2:
+				if _, err = b.GetMany(t.Context(), set); err == nil {
+					err = b.FlushMarks(t.Context())
+				}
+			case 3:
+				i := n % (len(set) - 3)
+				_, err = b.DeleteMany(t.Context(), set[i:i+3])
+			case 4:
+				_, err = b.Clear(t.Context(), pattern(t, "nothing*"))
+			case 5:
+				_, err = b.Transact(t.Context(), []store.Operation{
+					{Action: store.Delete, Key: set[(n+1)%len(set)]}, {Action: store.Delete, Key: set[n%len(set)]},
+				})
+			}
+			if err != nil {
+				t.Errorf("%d: %v", i, err)
+				return
+			}
+		}
+	})
+	require.Zero(t, b.log.deadlocks.Load())
+	checkUsage(t, b.other)
 }

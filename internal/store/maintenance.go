@@ -102,6 +102,7 @@ func (s *Store) Usage() (item.Usage, bool) {
 func (s *Store) Sweep(ctx context.Context) (n int, again bool, err error) {
 	err = s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
 		n = 0
+		s.shareSize(u)
 		mine, err := repo.TrySweepLock(ctx, u)
 		if err != nil || !mine {
 			return err
@@ -175,12 +176,13 @@ func (s *Store) evictBatch(ctx context.Context, ask Maintenance, evicted int64) 
 		if len(victims) == 0 {
 			return nil
 		}
-		more = len(victims) == all
-		n = int64(len(victims))
 		usage, err := s.evictItems(ctx, u, victims)
 		if err != nil {
 			return err
 		}
+		n = -usage.Items.Total()
+		// Those that were used since they were chosen are still there.
+		more = len(victims) == all || n < int64(len(victims))
 		repo.AddUsage(u, usage)
 		return nil
 	})

@@ -167,6 +167,7 @@ func (s *Store) FlushMarks(ctx context.Context) error {
 
 func (s *Store) applyMarks(ctx context.Context, marks map[string]*mark) error {
 	return s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
+		s.shareSize(u)
 		return repo.ApplyMarks(ctx, u, listOf(marks))
 	})
 }

@@ -306,6 +306,23 @@ func TestMarkDoesNotOutrunAWrite(t *testing.T) {
 	require.Equal(t, int64(3), metadata.AccessCount)
 }
 
+// A write that evicts much does so in several rounds; an access counts once all the same.
+func TestMarksCountOnceInALargeEviction(t *testing.T) {
+	t.Parallel()
+	b := setup(t, store.Options{MaxBytes: 200_000})
+	old := make([]item.Value, 1900)
+	for i := range old {
+		old[i] = sized(t, fmt.Sprintf("old%04d", i), 100)
+	}
+	require.NoError(t, b.PutMany(t.Context(), old, nil))
+	b.exec(`UPDATE entries SET accessed_at = now() - interval '1 day'`)
+	k := old[len(old)-1].Key
+	_, err := b.Get(t.Context(), k)
+	require.NoError(t, err)
+	b.mustPut(sized(t, "big", 150_000))
+	require.Equal(t, 2, b.accesses(k))
+}
+
 // So many accesses that they would take much memory are not kept waiting.
 func TestManyMarks(t *testing.T) {
 	t.Parallel()

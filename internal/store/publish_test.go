@@ -3,6 +3,7 @@ package store_test
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -194,6 +195,29 @@ func TestDemoAndComponentSideBySide(t *testing.T) {
 
 // A component keeps the demo code that it has when its registry item is
 // published, and not one that it had.
+// A batch locks a component before its demo, and so must who publishes the demo.
+func TestDemoAndBatchWaitForEachOtherInOneOrder(t *testing.T) {
+	t.Parallel()
+	b := setup(t, store.Options{})
+	component, demo := registryItem(t, "registry:ui", "x"), registryItem(t, "registry:example", "x-demo")
+	require.NoError(t, b.publish("registry:ui", "x"))
+	together(2, func(i int) {
+		for n := range 100 {
+			var err error
+			if i == 0 {
+				_, err = b.Publish(t.Context(), registryItemOf(t, "registry:example", "x-demo", strconv.Itoa(n)), nil, item.Precondition{})
+			} else {
+				err = b.PutMany(t.Context(), []item.Value{component, demo}, nil)
+			}
+			if err != nil {
+				t.Errorf("%d: %v", i, err)
+				return
+			}
+		}
+	})
+	require.Zero(t, b.log.deadlocks.Load())
+}
+
 func TestPublishKeepsTheDemoCodeThatIsWrittenMeanwhile(t *testing.T) {
 	t.Parallel()
 	b := setup(t, store.Options{})

@@ -208,6 +208,7 @@ func checkLocked(ctx context.Context, u *txn.Unit, key item.Key, required item.P
 // error is item.ErrPreconditionFailed.
 func (s *Store) Delete(ctx context.Context, key item.Key, required item.Precondition) error {
 	return s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
+		s.shareSize(u)
 		if !required.None() {
 			metadata, err := repo.Lock(ctx, u, key)
 			if err != nil {
@@ -234,6 +235,7 @@ func (s *Store) Delete(ctx context.Context, key item.Key, required item.Precondi
 // that there is not is item.ErrNotFound. It is no access.
 func (s *Store) Touch(ctx context.Context, key item.Key, ttl *item.TTL) (metadata item.Metadata, err error) {
 	err = s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
+		s.shareSize(u)
 		metadata, err = repo.Touch(ctx, u, key, ttl)
 		s.changed(u, key)
 		return err
@@ -291,6 +293,7 @@ func (s *Store) Frameworks(ctx context.Context) (frameworks []item.FrameworkUsag
 // many there were. No batch that is written meanwhile is cleared in part.
 func (s *Store) Clear(ctx context.Context, pattern item.Pattern) (cleared item.Counts, err error) {
 	err = s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
+		s.shareSize(u)
 		repo.LockAll(u)
 		var usage item.Usage
 		s.clearedAll(u)
@@ -350,10 +353,14 @@ func (s *Store) DeleteMany(ctx context.Context, keys []item.Key) (n int, err err
 	}
 	// At READ COMMITTED a batch that is written meanwhile could lose the items
 	// that already stood and keep those that it creates.
-	err = s.units.DoRepeatable(ctx, do)
+	err = s.units.DoRepeatable(ctx, func(ctx context.Context, u *txn.Unit) error {
+		s.shareSize(u)
+		return do(ctx, u)
+	})
 	if errors.Is(err, txn.ErrContention) {
 		// Others write the same items all the time: they wait this once.
 		err = s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
+			s.shareSize(u)
 			repo.LockAll(u)
 			return do(ctx, u)
 		})
@@ -435,6 +442,9 @@ func (s *Store) Publish(ctx context.Context, value item.Value, ttl *item.TTL, re
 	}
 	err = s.write(ctx, size, func(ctx context.Context, u *txn.Unit) (change, error) {
 		lockNames(u, value)
+		if err := lockTarget(ctx, u, value); err != nil {
+			return change{}, err
+		}
 		switch _, err := repo.Metadata(ctx, u, other); {
 		case err == nil:
 			return change{}, fmt.Errorf("%w: %s stands under this name", item.ErrConflict, other)
@@ -475,6 +485,20 @@ func lockNames(u *txn.Unit, value item.Value) {
 		repo.LockName(u, target.Framework(), target.Name())
 	}
 	repo.LockName(u, value.Key.Framework(), value.Key.Name())
+}
+
+// lockTarget locks the component whose demo value is, where it exists: its key is before
+// that of the demo, and items are locked in the order of their keys.
+func lockTarget(ctx context.Context, u *txn.Unit, value item.Value) error {
+	target, ok := registry.DemoTarget(value)
+	if !ok {
+		return nil
+	}
+	_, err := repo.Lock(ctx, u, target)
+	if errors.Is(err, item.ErrNotFound) {
+		return nil
+	}
+	return err
 }
 
 func publishedKeys(framework, name string) (component, block item.Key, err error) {
