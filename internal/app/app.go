@@ -81,6 +81,7 @@ type App struct {
 	notices    *notice.Notices
 	breaker    *txn.Breaker
 	background *store.Store // the same items, for what runs by the clock
+	last       *store.Store // likewise, for what is done whatever the breaker says
 	janitor    *janitor.Janitor
 }
 
@@ -159,6 +160,7 @@ func (a *App) newStore() *store.Store {
 		Metrics:    metrics,
 	})
 	a.background = items.On(background)
+	a.last = items.On(txn.New(a.db, nil, a.log).Observe(metrics, tracer))
 	a.breaker = breaker
 	a.observe()
 	return items

@@ -287,6 +287,33 @@ func TestLastAccessesAreWrittenByABusyDatabase(t *testing.T) {
 	require.Equal(t, 2, accesses, "one each for a write and a read")
 }
 
+// A database that has come back is one, whatever the circuit breaker still says.
+func TestLastAccessesAreWrittenBehindAnOpenBreaker(t *testing.T) {
+	t.Parallel()
+	i := launch(t, map[string]string{
+		"STOCKROOM_ACCESS_FLUSH_INTERVAL": "1h", "STOCKROOM_BREAKER_FAILURES": "1", "STOCKROOM_BREAKER_TIMEOUT": "1h",
+	})
+	i.must(http.MethodPut, "/v1/items/a", "1")
+	i.must(http.MethodGet, "/v1/items/a", "")
+	conn := pgtest.Connect(t, i.dsn)
+	b := i.block(t, "LOCK TABLE entries IN EXCLUSIVE MODE")
+	answered := make(chan int, 1)
+	go func() { answered <- i.send(http.MethodPut, "/v1/items/b", "1").status }()
+	until(t, "it waits for the lock, and loses its session", func() bool {
+		var ended int
+		require.NoError(t, conn.QueryRow(t.Context(), `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+			WHERE datname = current_database() AND application_name = 'stockroom' AND cardinality(pg_blocking_pids(pid)) > 0`).Scan(&ended))
+		return ended == 1
+	})
+	require.Equal(t, http.StatusServiceUnavailable, <-answered)
+	b.end("ROLLBACK")
+	require.Equal(t, http.StatusServiceUnavailable, i.send(http.MethodPut, "/v1/items/b", "1").status, "the breaker is open")
+	require.NoError(t, i.stop())
+	var accesses int
+	require.NoError(t, conn.QueryRow(t.Context(), "SELECT access_count FROM entries WHERE key = 'a'").Scan(&accesses))
+	require.Equal(t, 2, accesses)
+}
+
 func TestRunThatFailsLeavesNothingBehind(t *testing.T) {
 	busy, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

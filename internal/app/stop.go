@@ -31,7 +31,7 @@ func (a *App) stop() error {
 	steps := []step{
 		{"finish requests", a.server != nil, grace + drainMargin, func(ctx context.Context) error { return a.server.drain(ctx, grace) }},
 		{"stop background work", a.janitor != nil, stepTimeout, a.stopJobs},
-		{"write access marks", a.background != nil, stepTimeout, a.writeMarks},
+		{"write access marks", a.last != nil, stepTimeout, a.writeMarks},
 		{"close notices", a.notices != nil, stepTimeout, func(ctx context.Context) error { return a.notices.Close(ctx) }},
 		{"close the read cache", a.cache != nil, stepTimeout, func(context.Context) error { a.cache.Close(); return nil }},
 		{"close the gate", a.gate != nil, stepTimeout, func(context.Context) error { a.gate.Close(); return nil }},
@@ -78,10 +78,11 @@ func (a *App) stopJobs(ctx context.Context) error {
 }
 
 // writeMarks writes the accesses gathered last, for as long as that takes within
-// the step while the database answers. Where it does not, they are lost.
+// the step while the database answers. Where it does not, they are lost. That it did
+// not a moment ago, for which the circuit breaker is open, says nothing.
 func (a *App) writeMarks(ctx context.Context) error {
 	for {
-		err := within(ctx, answerTimeout, a.background.FlushMarks)
+		err := within(ctx, answerTimeout, a.last.FlushMarks)
 		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
 			return err
 		}
