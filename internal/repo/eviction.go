@@ -39,7 +39,7 @@ func LockSize(u *txn.Unit, alone bool, size *Size) {
 // ShareSize is LockSize without alone, for who does not want to know the size.
 func ShareSize(u *txn.Unit) { u.Queue(`SELECT pg_advisory_xact_lock_shared($1)`, sizeLock) }
 
-const readSize = `SELECT sum(component_bytes + block_bytes + entry_bytes)::bigint, current_setting('max_connections')::bigint
+var readSize = `SELECT ` + sumOfSizes(`component_bytes + block_bytes + entry_bytes`) + `, current_setting('max_connections')::bigint
 	FROM usage_counters`
 
 // ReadSize reads the size of the store as it is now.
@@ -123,7 +123,7 @@ func Expired(ctx context.Context, u *txn.Unit) (item.Usage, error) {
 	var expired item.Usage
 	for _, t := range tables {
 		row, err := queryOne(ctx, u, pgx.RowToStructByPos[sumRow],
-			`SELECT count(*), coalesce(sum(t.bytes), 0)::bigint FROM `+t.name+` t WHERE t.expires_at <= now()`)
+			`SELECT count(*), `+sumOfSizes("t.bytes")+` FROM `+t.name+` t WHERE t.expires_at <= now()`)
 		if err != nil {
 			return item.Usage{}, err
 		}

@@ -79,7 +79,7 @@ func Frameworks(ctx context.Context, u *txn.Unit) ([]item.FrameworkUsage, error)
 			FROM %s t WHERE %s`, components, blocks, t.name, alive)
 	}
 	return query(ctx, u, pgx.RowToStructByPos[item.FrameworkUsage],
-		`SELECT framework, sum(components)::bigint, sum(blocks)::bigint, sum(bytes)::bigint
+		`SELECT framework, sum(components)::bigint, sum(blocks)::bigint, `+sumOfSizes("bytes")+`
 			FROM (`+part(components, 1, 0)+` UNION ALL `+part(blocks, 0, 1)+`) AS items
 			GROUP BY framework ORDER BY framework`)
 }

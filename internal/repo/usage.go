@@ -46,6 +46,13 @@ func Usage(ctx context.Context, u *txn.Unit) (item.Usage, error) {
 	}
 	return queryOne(ctx, u, scan,
 		`SELECT sum(component_items)::bigint, sum(block_items)::bigint, sum(entry_items)::bigint,
-			sum(component_bytes)::bigint, sum(block_bytes)::bigint, sum(entry_bytes)::bigint
+			`+sumOfSizes("component_bytes")+`, `+sumOfSizes("block_bytes")+`, `+sumOfSizes("entry_bytes")+`
 		FROM usage_counters`)
+}
+
+// sumOfSizes sums sizes in SQL. Items may claim to be larger than they are: without a
+// limit, a thousand claims can be more than a bigint holds. So a sum is 2^61 at most, and
+// the three kinds' together still one.
+func sumOfSizes(size string) string {
+	return `least(coalesce(sum(` + size + `), 0), 2305843009213693952)::bigint`
 }

@@ -327,10 +327,14 @@ func LockAll(u *txn.Unit) {
 // AddUsage or, where nothing is left, to ResetUsage.
 func Clear(ctx context.Context, u *txn.Unit, pattern item.Pattern) (item.Counts, item.Usage, error) {
 	var cleared, usage item.Usage
+	bytes := `coalesce(sum(bytes), 0)::bigint`
+	if pattern.MatchesAll() {
+		bytes = sumOfSizes("bytes") // nobody owes it to anybody
+	}
 	for _, t := range tables {
 		row, err := queryOne(ctx, u, pgx.RowToStructByPos[clearedRow],
 			`WITH gone AS (DELETE FROM `+t.name+` t WHERE `+keyRange+` AND t.key LIKE $4 RETURNING t.bytes, `+alive+` AS alive)
-			SELECT count(*), count(*) FILTER (WHERE alive), coalesce(sum(bytes), 0)::bigint FROM gone`,
+			SELECT count(*), count(*) FILTER (WHERE alive), `+bytes+` FROM gone`,
 			append(rangeArgs(pattern.Prefix(), ""), pattern.Like())...)
 		if err != nil {
 			return item.Counts{}, item.Usage{}, err

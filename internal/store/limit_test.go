@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"fmt"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -221,6 +222,35 @@ func TestMaintain(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, store.Maintained{Evicted: 4}, done)
 	require.Zero(t, checkUsage(t, b.other))
+}
+
+// Without a limit, items may claim to be larger in all than can be counted.
+func TestClaimsBeyondCounting(t *testing.T) {
+	t.Parallel()
+	b := setup(t, store.Options{})
+	all := make([]item.Value, 2000)
+	for i := range all {
+		var err error
+		all[i], err = item.Parse(key(t, fmt.Sprintf("component:react:c%d", i)), fmt.Appendf(nil, `{"sourceCode":"","fileSize":%d}`, int64(1)<<53-1))
+		require.NoError(t, err)
+	}
+	require.NoError(t, b.PutMany(t.Context(), all[:1000], nil))
+	require.NoError(t, b.PutMany(t.Context(), all[1000:], nil))
+	const most = 1 << 61
+	stats, err := b.Stats(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, len(all), stats.Usage.Items.Components)
+	require.EqualValues(t, most, stats.Usage.Bytes.Components)
+	require.EqualValues(t, most, stats.Usage.Bytes.Total())
+	frameworks, err := b.Frameworks(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, most, frameworks[0].Bytes)
+	_, err = b.Maintain(t.Context(), store.Maintenance{})
+	require.NoError(t, err)
+	cleared, err := b.Clear(t.Context(), item.Pattern{})
+	require.NoError(t, err)
+	require.EqualValues(t, len(all), cleared.Components)
+	checkUsage(t, b.other)
 }
 
 // An evicting write locks what goes after what it has stored. Nobody who locks items in
