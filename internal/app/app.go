@@ -38,12 +38,14 @@ const (
 	// the clock and for the readiness probe: nobody who holds a slot waits for a
 	// connection. That of the notices is beside the pool.
 	backgroundConnections = 4
-	connectTimeout        = 5 * time.Second
-	usageInterval         = 5 * time.Second // of the metrics of what is stored
-	documentsInterval     = time.Second
-	compareInterval       = 10 * time.Second
-	probeTimeout          = 2 * time.Second
-	helloTimeout          = 10 * time.Second
+	// idleMargin is what a transaction may be idle beyond the longest request.
+	idleMargin        = 30 * time.Second
+	connectTimeout    = 5 * time.Second
+	usageInterval     = 5 * time.Second // of the metrics of what is stored
+	documentsInterval = time.Second
+	compareInterval   = 10 * time.Second
+	probeTimeout      = 2 * time.Second
+	helloTimeout      = 10 * time.Second
 	// firstRetry and lastRetry bound the waits between the attempts to reach a
 	// database that is down at the start.
 	firstRetry, lastRetry = 100 * time.Millisecond, 5 * time.Second

@@ -45,8 +45,11 @@ func (a *App) openDatabase(ctx context.Context) (err error) {
 		DSN:            a.dsn,
 		MaxConns:       int32(a.cfg.DBMaxConcurrency + backgroundConnections), //nolint:gosec // config allows 10,000 at most
 		ConnectTimeout: a.connectTimeout(),
-		Tracer:         a.queryTracer(),
-		Connections:    &a.connections,
+		// No request is longer in a transaction, and none of its statements is far from
+		// the next.
+		MaxIdleInTransaction: a.cfg.RequestTimeout + idleMargin,
+		Tracer:               a.queryTracer(),
+		Connections:          &a.connections,
 	})
 	if err != nil {
 		return err

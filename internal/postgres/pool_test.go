@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/stockroom/stockroom/internal/pgtest"
@@ -48,6 +49,33 @@ func TestOpenDoesNotConnect(t *testing.T) {
 	db = open(t, server.dsn("s3cret"), 4)
 	require.Error(t, db.Ping(within(t, soon)))
 	require.Positive(t, server.accepted())
+}
+
+// Whoever falls silent in a transaction does not keep its locks for ever.
+func TestIdleInTransactionIsEnded(t *testing.T) {
+	t.Parallel()
+	dsn := pgtest.Empty(t)
+	begin := func(dsn string) *pgxpool.Conn {
+		db, err := postgres.Open(postgres.Config{
+			DSN: dsn, MaxConns: 1, ConnectTimeout: connectTimeout, MaxIdleInTransaction: 50 * time.Millisecond,
+		})
+		require.NoError(t, err)
+		conn, err := db.Acquire(within(t, soon))
+		require.NoError(t, err)
+		t.Cleanup(func() {
+			conn.Release()
+			require.NoError(t, db.Close(context.Background()))
+		})
+		return conn
+	}
+	_, err := begin(dsn).Exec(t.Context(), `BEGIN; SELECT pg_advisory_xact_lock(1)`)
+	require.NoError(t, err)
+	_, err = pgtest.Connect(t, dsn).Exec(within(t, soon), `SELECT pg_advisory_lock(1)`)
+	require.NoError(t, err, "it waits until the session is ended")
+
+	var bound string
+	require.NoError(t, begin(dsn+"&idle_in_transaction_session_timeout=1h").QueryRow(t.Context(), `SHOW idle_in_transaction_session_timeout`).Scan(&bound))
+	require.Equal(t, "1h", bound, "one that there is wins")
 }
 
 func TestPing(t *testing.T) {

@@ -33,7 +33,11 @@ type Config struct {
 	DSN            string        // URL or key=value pairs, as libpq reads them
 	MaxConns       int32         // size of the pool, at least 1
 	ConnectTimeout time.Duration // for one connection; a connect_timeout in the DSN wins
-	Tracer         Tracer        // nil: nobody is told
+	// MaxIdleInTransaction is after how long without a statement the database ends a
+	// session that is in a transaction, unless it has a bound of its own; 0: never. A
+	// server that is frozen or cut off would keep its locks from all others else.
+	MaxIdleInTransaction time.Duration
+	Tracer               Tracer // nil: nobody is told
 	// Connections gets every connection of the pool and beside it; nil: nobody
 	// counts them.
 	Connections *conntrack.Registry
@@ -80,8 +84,11 @@ func Open(cfg Config) (*DB, error) {
 	// Behind a pooler somebody else's LISTEN can reach us. pgx would keep what comes.
 	poolConfig.ConnConfig.OnNotification = func(*pgconn.PgConn, *pgconn.Notification) {}
 	poolConfig.MaxConns = cfg.MaxConns
-	poolConfig.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
+	poolConfig.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
 		presize(conn)
+		if err := boundIdle(ctx, conn.PgConn(), cfg.MaxIdleInTransaction); err != nil {
+			return err
+		}
 		if cfg.Connections != nil {
 			conn.PgConn().CustomData()[tracked] = cfg.Connections.Open(conntrack.Database, conntrack.Idle)
 		}
@@ -101,6 +108,17 @@ func Open(cfg Config) (*DB, error) {
 		return nil, fmt.Errorf("postgres: open the pool: %w", err)
 	}
 	return &DB{pool: pool, connections: cfg.Connections}, nil
+}
+
+// boundIdle is for MaxIdleInTransaction. It is no parameter of the connection: poolers
+// refuse those that they do not know.
+func boundIdle(ctx context.Context, conn *pgconn.PgConn, bound time.Duration) error {
+	if bound <= 0 {
+		return nil
+	}
+	const setting = `idle_in_transaction_session_timeout`
+	return conn.Exec(ctx, fmt.Sprintf(`SELECT set_config('%s', '%d', false) WHERE current_setting('%s') = '0'`,
+		setting, bound.Milliseconds(), setting)).Close()
 }
 
 // CheckDSN tells whether a connection string can be read: ErrBadDSN if not.
