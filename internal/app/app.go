@@ -34,10 +34,10 @@ import (
 )
 
 const (
-	// backgroundConnections are those of the pool beyond the slots, for what runs by
-	// the clock and for the readiness probe: nobody who holds a slot waits for a
+	// backgroundConnections are those of the pool beyond the slots, for the five jobs that
+	// run by the clock and for the readiness probe: nobody who holds a slot waits for a
 	// connection. That of the notices is beside the pool.
-	backgroundConnections = 4
+	backgroundConnections = 6
 	// idleMargin is what a transaction may be idle beyond the longest request.
 	idleMargin        = 30 * time.Second
 	connectTimeout    = 5 * time.Second
