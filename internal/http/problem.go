@@ -99,11 +99,10 @@ var meanings = []struct {
 	{limit.ErrClosed, codeShuttingDown, "the service is shutting down"},
 	{txn.ErrClosed, codeShuttingDown, "the service is shutting down"},
 	{txn.ErrContention, codeBusy, "too many others are changing the same items"},
-	// Before what follows, which the end of a try to connect is as well.
-	{txn.ErrUnavailable, codeUnavailable, "the database cannot be reached"},
 	// A caller that left reads no answer; who does has been cut off by a shutdown.
 	{context.Canceled, codeShuttingDown, "the service is shutting down and could not finish the request"},
 	{context.DeadlineExceeded, codeRequestTimeout, "the request took longer than the service allows; nothing of it was carried out"},
+	{txn.ErrUnavailable, codeUnavailable, "the database cannot be reached"},
 }
 
 // Errors with which a service that is not up answers; see Dependencies.Serving.

@@ -11,30 +11,28 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/stockroom/stockroom/internal/item"
+	"github.com/stockroom/stockroom/internal/limit"
 	"github.com/stockroom/stockroom/internal/pgtest"
 	"github.com/stockroom/stockroom/internal/store"
+	"github.com/stockroom/stockroom/internal/txn"
 )
 
-// gather begins n writes while those before them cannot end, so that they go
-// together; then it calls meanwhile, and returns when all have ended.
+// gather begins n writes while there is no slot for them, so that they go together;
+// then it calls meanwhile, and returns when all have ended.
 func (b *bundle) gather(n int, begin func(op int), meanwhile func()) {
 	b.t.Helper()
-	const workers = 2
-	holder := b.holdUsage()
-	var done sync.WaitGroup
-	for i := range workers {
-		done.Go(func() {
-			if _, err := b.Put(b.t.Context(), value(b.t, key(b.t, fmt.Sprint("first ", i, time.Now())), ""), nil, item.Precondition{}); err != nil {
-				b.t.Error(err)
-			}
-		})
+	var slots []*limit.Slot
+	for slot, ok := b.gate.TryAcquire(); ok; slot, ok = b.gate.TryAcquire() {
+		slots = append(slots, slot)
 	}
-	b.awaitBlocked(workers)
+	var done sync.WaitGroup
 	for i := range n {
 		done.Go(func() { begin(i) })
 	}
 	require.Eventually(b.t, func() bool { return b.gate.State().Waiting == n }, soon, time.Millisecond)
-	exec(b.t, holder, `ROLLBACK`)
+	for _, slot := range slots {
+		slot.Release()
+	}
 	meanwhile()
 	done.Wait()
 }
@@ -102,6 +100,29 @@ func TestPutsTogetherEndEachByItself(t *testing.T) {
 		}
 		checkUsage(t, b.other)
 	}
+}
+
+// One session that is lost is one failure, however many writes it was at work for: it does
+// not make the database be down.
+func TestPutsTogetherAreOneFailure(t *testing.T) {
+	t.Parallel()
+	b := setup(t, store.Options{})
+	breaker := txn.NewBreaker(2, time.Hour, nil)
+	guarded := store.New(b.units.Guard(breaker), store.Options{})
+	holder := b.holdUsage()
+	const n = 5
+	errs := make([]error, n)
+	b.gather(n, func(i int) {
+		_, errs[i] = guarded.Put(t.Context(), value(t, key(t, fmt.Sprint("k", i)), "x"), nil, item.Precondition{})
+	}, func() {
+		b.awaitBlocked(1)
+		b.killBlocked()
+	})
+	for _, err := range errs {
+		require.ErrorIs(t, err, txn.ErrCommitUnknown)
+	}
+	require.False(t, breaker.Open())
+	exec(t, holder, `ROLLBACK`)
 }
 
 // What is looked at before it is written can have changed in between.

@@ -41,10 +41,18 @@ func classify(ctx context.Context, conn *pgx.Conn, err error) error {
 	// pgx closes a connection that fails; the error itself could as well be the
 	// function's own.
 	if conn.IsClosed() {
-		return unavailable(ctx, "run a statement", err)
+		if err = unavailable(ctx, "run a statement", err); errors.Is(err, ErrUnavailable) {
+			return sessionLost(err)
+		}
 	}
 	return err
 }
+
+// errSessionLost marks the errors of a session that has ended: they say something of the
+// database once, however many operations it was at work for.
+var errSessionLost = errors.New("txn: the session has ended")
+
+func sessionLost(err error) error { return fmt.Errorf("%w: %w", errSessionLost, err) }
 
 // classifyAnswer is classify for an answer of the database.
 func classifyAnswer(ctx context.Context, pgErr *pgconn.PgError, err error) error {
@@ -52,6 +60,8 @@ func classifyAnswer(ctx context.Context, pgErr *pgconn.PgError, err error) error
 	switch {
 	case (meaning == postgres.Cancelled || meaning == postgres.LockTimeout) && ctx.Err() != nil:
 		return fmt.Errorf("%w: %w", ctx.Err(), err)
+	case postgres.IsInfrastructure(err) && pgErr.SeverityUnlocalized != "ERROR":
+		return sessionLost(fmt.Errorf("%w: %w", ErrUnavailable, err))
 	case postgres.IsInfrastructure(err):
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
@@ -69,6 +79,10 @@ func unavailable(ctx context.Context, doing string, err error) error {
 	}
 	if _, conflict := conflictOf(err); conflict {
 		return err
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		// pgx's own, of a try to connect. It must not be taken for the caller's.
+		return fmt.Errorf("%w: %s: %v", ErrUnavailable, doing, err) //nolint:errorlint // see above
 	}
 	return fmt.Errorf("%w: %s: %w", ErrUnavailable, doing, err)
 }
@@ -99,5 +113,5 @@ func commitError(ctx context.Context, err error) error {
 	case errors.Is(err, pgx.ErrTxCommitRollback):
 		return err
 	}
-	return fmt.Errorf("%w: %w", ErrCommitUnknown, err)
+	return sessionLost(fmt.Errorf("%w: %w", ErrCommitUnknown, err))
 }

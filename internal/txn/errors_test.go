@@ -151,6 +151,9 @@ func TestDatabaseThatCannotBeReached(t *testing.T) {
 	closed, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	require.NoError(t, closed.Close())
+	silent, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, silent.Close()) }()
 	shut := pgtest.Empty(t)
 	config, err := pgx.ParseConfig(shut)
 	require.NoError(t, err)
@@ -158,6 +161,7 @@ func TestDatabaseThatCannotBeReached(t *testing.T) {
 	require.NoError(t, err)
 	for name, dsn := range map[string]string{
 		"nobody listens":           "postgres://user:s3cret@" + closed.Addr().String() + "/db?sslmode=disable",
+		"nobody answers":           "postgres://user:s3cret@" + silent.Addr().String() + "/db?sslmode=disable",
 		"it takes nobody any more": shut,
 	} {
 		db, err := postgres.Open(postgres.Config{DSN: dsn, MaxConns: 1, ConnectTimeout: time.Second})
@@ -170,6 +174,7 @@ func TestDatabaseThatCannotBeReached(t *testing.T) {
 				return nil
 			})
 			require.ErrorIs(t, err, txn.ErrUnavailable, name)
+			require.NotErrorIs(t, err, context.DeadlineExceeded, "it is not the caller's")
 			require.NotContains(t, err.Error(), "s3cret")
 			require.Zero(t, gate.State().InUse)
 		}

@@ -510,7 +510,12 @@ func (g *Group[T]) perform(slot *limit.Slot, ops []*Op[T]) {
 			slot = nil
 		}
 		var again []*Op[T]
-		for _, op := range ops {
+		for i, op := range ops {
+			// The first one has been counted as the transaction. So has a session that was
+			// lost, for all of them: five on one connection do not make the database be down.
+			if i > 0 && !errors.Is(op.Err, errSessionLost) {
+				g.manager.breaker.report(op.Err)
+			}
 			if ctx.Err() != nil && op.hasMoreTime(ctx) &&
 				errors.Is(op.Err, context.DeadlineExceeded) && !errors.Is(op.Err, ErrCommitUnknown) {
 				again = append(again, op)

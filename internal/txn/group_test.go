@@ -444,13 +444,13 @@ func TestGroupClosedGate(t *testing.T) {
 	})
 }
 
-// One connection that is lost is one failure, however many operations it carried: it
-// must not take the database for down.
-func TestGroupIsOneFailureForTheBreaker(t *testing.T) {
+func TestGroupCountsForTheBreaker(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCrew(groupWorkers)
 		end := c.busy(t)
+		// The first of those who are run together counts as the transaction itself,
+		// which here is none.
 		first, second, third, fourth := c.begin(t.Context(), 1), c.begin(t.Context(), 3), c.begin(t.Context(), 5), c.begin(t.Context(), 7)
 		synctest.Wait()
 		go end()
@@ -460,7 +460,8 @@ func TestGroupIsOneFailureForTheBreaker(t *testing.T) {
 		for _, done := range []<-chan error{first, second, third, fourth} {
 			require.ErrorIs(t, <-done, txn.ErrUnavailable)
 		}
-		require.False(t, c.breaker.Open(), "the transaction itself counts, which here is none")
+		require.True(t, c.breaker.Open())
+		require.ErrorIs(t, c.Do(t.Context(), 1), txn.ErrBreakerOpen, "at once")
 		c.requireIdle(t)
 	})
 }

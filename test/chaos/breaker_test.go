@@ -68,7 +68,8 @@ func TestReadsAloneOpenTheBreaker(t *testing.T) {
 	for _, a := range answers {
 		require.NoError(t, a.err)
 		require.Equal(t, http.StatusServiceUnavailable, a.status)
-		require.Contains(t, a.body, `"code":"request_timeout"`)
+		// Or, where another connection was tried meanwhile, that there is none.
+		require.Regexp(t, `"code":"(request_timeout|unavailable)"`, a.body)
 		require.Less(t, a.took, requestTimeout+time.Second)
 	}
 
