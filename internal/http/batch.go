@@ -119,88 +119,116 @@ func (s *server) parseMset(body []byte) ([]item.Value, *item.TTL, error) {
 	}
 	var (
 		values  []item.Value
-		faults  item.Faults
 		ttl     *item.TTL
 		n       int
 		present bool
 	)
-	err := item.Decode(body, func(dec *jsontext.Decoder) error {
-		return item.ReadObject(dec, func(name string) (err error) {
-			switch name {
-			case "ttl":
-				ttl, err = readTTL(dec)
-			case "entries":
-				present = true
-				values, faults, n, err = s.readEntries(dec)
-			default:
-				err = item.UnknownField(dec, name)
-			}
-			return err
-		})
+	faults, err := decodeBatch(body, func(dec *jsontext.Decoder, name string) (err error) {
+		switch name {
+		case "ttl":
+			ttl, err = readTTL(dec)
+		case "entries":
+			present = true
+			values, n, err = s.readEntries(dec)
+		default:
+			err = item.UnknownField(dec, name)
+		}
+		return err
 	})
 	switch {
 	case err != nil:
-		return nil, nil, withEntry(err)
-	case !present:
-		return nil, nil, &apiError{codeInvalidBatch, `the field "entries" is required`}
+		return nil, nil, err
 	case n > s.config.MaxBatch:
 		return nil, nil, s.tooManyKeys(n)
 	case len(faults) > 0:
 		return nil, nil, faults
+	case !present:
+		return nil, nil, &apiError{codeInvalidBatch, `the field "entries" is required`}
 	}
 	return values, ttl, nil
 }
 
-// withEntry names the entry that has a bad string, which ended the reading; other
-// such faults are of the JSON as a whole.
-func withEntry(err error) error {
-	fault, ok := errors.AsType[*item.Fault](err)
-	if !ok || fault.Key != "" || fault.Code != item.CodeInvalidString {
-		return err
+// decodeBatch reads the object that a batch is with member, as item.ReadObject does,
+// but returns all that is bad in it: faults are member's own and those of its lists.
+func decodeBatch(body []byte, member func(dec *jsontext.Decoder, name string) error) (faults item.Faults, err error) {
+	err = item.DecodeBatch(body, func(dec *jsontext.Decoder) error {
+		return item.ReadMembers(dec, func(name string, bad *item.Fault) error {
+			err := item.SkipBad(dec, bad)
+			if err == nil {
+				err = member(dec, name)
+			}
+			return collect(&faults, err)
+		})
+	})
+	return faults, err
+}
+
+// collect adds err to faults where it is of what the caller sent, and returns it
+// otherwise.
+func collect(faults *item.Faults, err error) error {
+	if list, ok := errors.AsType[item.Faults](err); ok {
+		*faults = append(*faults, list...)
+		return nil
 	}
-	n := 0
-	for token := range jsontext.Pointer(fault.Pointer).Tokens() {
-		if n++; n == 1 && token != "entries" {
-			break
-		}
-		if n == 2 {
-			fault.Key = token
-			break
-		}
+	if fault, ok := errors.AsType[*item.Fault](err); ok {
+		*faults = append(*faults, fault)
+		return nil
 	}
 	return err
+}
+
+// orNil returns faults as an error, where there are any.
+func orNil(faults item.Faults) error {
+	if len(faults) == 0 {
+		return nil
+	}
+	return faults
 }
 
 // readEntries reads an object of values by key and counts them. Each that breaks
 // a rule is a fault, and reading goes on behind it; those beyond the limit of a
 // batch are only counted.
-func (s *server) readEntries(dec *jsontext.Decoder) (values []item.Value, faults item.Faults, n int, err error) {
-	err = item.ReadObject(dec, func(name string) error {
+func (s *server) readEntries(dec *jsontext.Decoder) (values []item.Value, n int, err error) {
+	var faults item.Faults
+	err = item.ReadMembers(dec, func(name string, bad *item.Fault) error {
 		if n++; n > s.config.MaxBatch {
 			return dec.SkipValue()
 		}
-		key, err := item.ParseKey(name)
-		if err != nil {
-			if skipErr := dec.SkipValue(); skipErr != nil {
-				return skipErr
-			}
-			faults = append(faults, asFault(err, name, string(dec.StackPointer())))
-			return nil
-		}
-		value, err := item.Read(dec, key)
-		var fault *item.Fault
-		switch {
-		case errors.As(err, &fault):
-			fault.Key = name
-			faults = append(faults, fault)
-		case err != nil:
-			return err
-		default:
+		value, err := readEntry(dec, name, bad)
+		if err == nil {
 			values = append(values, value)
 		}
-		return nil
+		return collect(&faults, err)
 	})
-	return values, faults, n, err
+	if err == nil {
+		err = orNil(faults)
+	}
+	return values, n, err
+}
+
+// readEntry reads the value of an entry, whose name may be bad.
+func readEntry(dec *jsontext.Decoder, name string, bad *item.Fault) (value item.Value, err error) {
+	body, err := dec.ReadValue()
+	if err != nil {
+		return item.Value{}, err
+	}
+	key, err := item.ParseKey(name)
+	if fault, ok := errors.AsType[*item.Fault](err); ok {
+		name = fault.Key // none where it is too long to be repeated
+	}
+	if bad != nil {
+		if bad.Code == item.CodeDuplicateName { // an unpaired surrogate has no name
+			bad.Key = name
+		}
+		return item.Value{}, bad
+	}
+	if err == nil {
+		value, err = item.Parse(key, body)
+	}
+	if fault, ok := errors.AsType[*item.Fault](err); ok {
+		fault.Key, fault.Pointer = name, string(dec.StackPointer())+fault.Pointer
+	}
+	return value, err
 }
 
 func (s *server) mdelete(w http.ResponseWriter, r *http.Request) error {
@@ -224,56 +252,56 @@ func (s *server) readKeys(w http.ResponseWriter, r *http.Request) ([]item.Key, e
 	if err != nil {
 		return nil, err
 	}
-	var texts []string
-	present := false
-	err = item.Decode(body, func(dec *jsontext.Decoder) error {
-		return item.ReadObject(dec, func(name string) (err error) {
-			if name != "keys" {
-				return item.UnknownField(dec, name)
-			}
-			present = true
-			texts, err = item.ReadStrings(dec)
-			return err
-		})
+	var keys []item.Key
+	n, present := 0, false
+	faults, err := decodeBatch(body, func(dec *jsontext.Decoder, name string) (err error) {
+		if name != "keys" {
+			return item.UnknownField(dec, name)
+		}
+		present = true
+		keys, n, err = s.readKeyList(dec)
+		return err
 	})
 	switch {
 	case err != nil:
 		return nil, err
+	case n > s.config.MaxBatch:
+		return nil, s.tooManyKeys(n)
+	case len(faults) > 0:
+		return nil, faults
 	case !present:
 		return nil, &apiError{codeInvalidBatch, `the field "keys" is required`}
-	case len(texts) > s.config.MaxBatch:
-		return nil, s.tooManyKeys(len(texts))
 	}
-	return parseKeys(texts)
+	return unique(keys), nil
 }
 
-func parseKeys(texts []string) ([]item.Key, error) {
+// readKeyList reads an array of keys and counts them, as readEntries does.
+func (s *server) readKeyList(dec *jsontext.Decoder) (keys []item.Key, n int, err error) {
 	var faults item.Faults
-	keys := make([]item.Key, 0, len(texts))
-	seen := make(map[item.Key]struct{}, len(texts))
-	for i, text := range texts {
-		key, err := item.ParseKey(text)
-		if err != nil {
-			faults = append(faults, asFault(err, text, fmt.Sprintf("/keys/%d", i)))
-			continue
+	err = item.ReadArray(dec, func(int) error {
+		if n++; n > s.config.MaxBatch {
+			return dec.SkipValue()
 		}
-		if _, twice := seen[key]; !twice {
-			seen[key] = struct{}{}
+		key, err := item.ReadKey(dec)
+		if err == nil {
 			keys = append(keys, key)
 		}
+		return collect(&faults, err)
+	})
+	if err == nil {
+		err = orNil(faults)
 	}
-	if len(faults) > 0 {
-		return nil, faults
-	}
-	return slices.Clip(keys), nil
+	return keys, n, err
 }
 
-// asFault returns the fault of a key of a batch, with its place.
-func asFault(err error, key, pointer string) *item.Fault {
-	fault := &item.Fault{Code: item.CodeInvalidKey, Key: key, Detail: err.Error()}
-	errors.As(err, &fault)
-	fault.Pointer = pointer
-	return fault
+// unique returns the keys without duplicates, in place.
+func unique(keys []item.Key) []item.Key {
+	seen := make(map[item.Key]struct{}, len(keys))
+	return slices.DeleteFunc(keys, func(key item.Key) bool {
+		_, twice := seen[key]
+		seen[key] = struct{}{}
+		return twice
+	})
 }
 
 func (s *server) tooManyKeys(n int) error {

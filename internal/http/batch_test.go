@@ -162,6 +162,51 @@ func TestBadKeysOfABatchAreAllNamed(t *testing.T) {
 	b.get("/v1/items/good").is(http.StatusOK)
 }
 
+// TestAllThatIsBadInABatchIsNamed has strings and types among it that end the reading
+// of a value.
+func TestAllThatIsBadInABatchIsNamed(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	const mget, mdelete, mset, transactions = "/v1/mget", "/v1/mdelete", "/v1/mset", "/v1/transactions"
+	key := func(key string, i int) place { return place{key, fmt.Sprintf("/keys/%d", i), "invalid_key"} }
+	entry := func(key, behind, code string) place { return place{key, "/entries/" + key + behind, code} }
+	operation := func(key string, i int, behind, code string) place {
+		return place{key, fmt.Sprintf("/operations/%d%s", i, behind), code}
+	}
+	for name, tc := range map[string]struct {
+		path, text string
+		status     int
+		places     []place
+	}{
+		"a number among keys":      {mget, `{"keys":["component:x",5,"block:y"]}`, 400, []place{key("component:x", 0), {"", "/keys/1", "wrong_type"}, key("block:y", 2)}},
+		"anything among keys":      {mdelete, `{"keys":[{"a":"\ud800"},null,"k",["\u0000"],"block:y"]}`, 400, []place{{"", "/keys/0", "wrong_type"}, {"", "/keys/1", "wrong_type"}, {"", "/keys/3", "wrong_type"}, key("block:y", 4)}},
+		"a surrogate among keys":   {mdelete, `{"keys":["\ud800","component:x","\udc00"]}`, 422, []place{{"", "/keys/0", "invalid_string"}, key("component:x", 1), {"", "/keys/2", "invalid_string"}}},
+		"beside keys":              {mget, `{"limit":"\ud800","keys":["block:y"],"keys":1,"\ud800":2}`, 422, []place{{"", "/limit", "unknown_field"}, key("block:y", 0), {"", "/keys", "duplicate_name"}, {"", "/\ufffd", "invalid_string"}}},
+		"a surrogate behind a key": {mset, `{"entries":{"component:x":1,"f":["\ud800"]}}`, 400, []place{entry("component:x", "", "invalid_key"), entry("f", "/0", "invalid_string")}},
+		"a surrogate before a key": {mset, `{"entries":{"f":["\ud800"],"component:x":{"a":1,"a":2}}}`, 422, []place{entry("f", "/0", "invalid_string"), entry("component:x", "", "invalid_key")}},
+		"names twice":              {mset, `{"entries":{"a":{"b":{"x":1,"x":2}},"ok":1,"component:f:n":{"sourceCode":"","sourceCode":""},"a":2}}`, 400, []place{entry("a", "/b/x", "duplicate_name"), entry("component:f:n", "/sourceCode", "duplicate_name"), entry("a", "", "duplicate_name")}},
+		"a name in two spellings":  {mset, `{"entries":{"k":1,"\u006b":2}}`, 400, []place{entry("k", "", "duplicate_name")}},
+		"a name that is none":      {mset, `{"entries":{"\ud800":1,"block:y":2}}`, 422, []place{{"", "/entries/\ufffd", "invalid_string"}, entry("block:y", "", "invalid_key")}},
+		"in a component":           {mset, `{"entries":{"component:f:n":{"sourceCode":"","dependencies":["\ud800"]},"block:f:n":{"files":[],"description":"\udc00"}}}`, 422, []place{entry("component:f:n", "/dependencies/0", "invalid_string"), entry("block:f:n", "/description", "invalid_string")}},
+		"beside entries":           {mset, `{"ttl":-1,"entries":{"component:x":1},"ttl":1}`, 400, []place{{"", "/ttl", "invalid_ttl"}, entry("component:x", "", "invalid_key"), {"", "/ttl", "duplicate_name"}}},
+		"a surrogate to set":       {transactions, `{"operations":[{"set":{"value":"\ud800","key":"k"}},{"delete":{"key":"block:y"}}]}`, 422, []place{operation("k", 0, "/set/value", "invalid_string"), operation("block:y", 1, "/delete/key", "invalid_key")}},
+		"names twice to set":       {transactions, `{"operations":[{"set":{"key":"k","value":1,"value":1}},{"set":{"value":{"a":1,"a":2},"key":"l"}},{"delete":{"key":"m"},"delete":{"key":"m"}}]}`, 400, []place{operation("k", 0, "/set/value", "duplicate_name"), operation("l", 1, "/set/value/a", "duplicate_name"), operation("m", 2, "/delete", "duplicate_name")}},
+		"a surrogate as a key":     {transactions, `{"operations":[{"delete":{"key":"\ud800"}},{"touch":{"key":5}}]}`, 422, []place{operation("", 0, "/delete/key", "invalid_string"), operation("", 1, "/touch/key", "wrong_type")}},
+		"a surrogate as an ETag":   {transactions, `{"operations":[{"check":{"key":"k","etag":"\"\ud800\""}},5]}`, 422, []place{operation("k", 0, "/check/etag", "invalid_string"), operation("", 1, "", "wrong_type")}},
+		"a surrogate as a name":    {transactions, `{"operations":[{"\ud800":{"key":"k"}},{"set":{"key":"k","\ud800":1,"value":1}}]}`, 422, []place{operation("", 0, "/\ufffd", "invalid_string"), operation("k", 1, "/set/\ufffd", "invalid_string")}},
+		"the second of operations": {transactions, `{"operations":[{"delete":{"key":"block:y"}}],"operations":[]}`, 400, []place{operation("block:y", 0, "/delete/key", "invalid_key"), {"", "/operations", "duplicate_name"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b.on(t).post(tc.path, tc.text, marked(bad)).fails(tc.status, tc.places[0].Code, tc.places...)
+		})
+	}
+	// What is no JSON is nothing else.
+	for _, text := range []string{`{"entries":{"component:x":1,"f":[}}`, `{"entries":{"component:x":1}} 2`, "{\"entries\":{\"component:x\":\"\xff\"}}"} {
+		require.Equal(t, "malformed_json", decode[problem](b.post(mset, text, marked(bad)).is(http.StatusBadRequest)).Code, text)
+	}
+}
+
 func TestMdelete(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

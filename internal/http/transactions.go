@@ -52,37 +52,32 @@ func nameOf(op *store.Operation) string {
 // parseTransaction reads TransactionRequest. Where operations are bad, the error is
 // a item.Faults with one of each.
 func (s *server) parseTransaction(body []byte) ([]store.Operation, error) {
-	var (
-		operations []store.Operation
-		faults     item.Faults
-		n          int
-		present    bool
-	)
-	err := item.Decode(body, func(dec *jsontext.Decoder) error {
-		return item.ReadObject(dec, func(name string) (err error) {
-			if name != "operations" {
-				return item.UnknownField(dec, name)
-			}
-			present = true
-			operations, faults, n, err = s.readOperations(dec)
-			return err
-		})
+	var operations []store.Operation
+	n, present := 0, false
+	faults, err := decodeBatch(body, func(dec *jsontext.Decoder, name string) (err error) {
+		if name != "operations" {
+			return item.UnknownField(dec, name)
+		}
+		present = true
+		operations, n, err = s.readOperations(dec)
+		return err
 	})
 	switch {
 	case err != nil:
 		return nil, err
-	case !present:
-		return nil, &apiError{codeInvalidBatch, `the field "operations" is required`}
 	case n > s.config.MaxBatch:
 		return nil, &apiError{codeBatchTooLarge, fmt.Sprintf("a transaction has at most %d operations, this one has %d", s.config.MaxBatch, n)}
 	case len(faults) > 0:
 		return nil, faults
+	case !present:
+		return nil, &apiError{codeInvalidBatch, `the field "operations" is required`}
 	}
 	return operations, nil
 }
 
 // readOperations reads an array of operations and counts them, as readEntries does.
-func (s *server) readOperations(dec *jsontext.Decoder) (operations []store.Operation, faults item.Faults, n int, err error) {
+func (s *server) readOperations(dec *jsontext.Decoder) (operations []store.Operation, n int, err error) {
+	var faults item.Faults
 	changed := make(map[item.Key]int)
 	err = item.ReadArray(dec, func(i int) error {
 		if n++; n > s.config.MaxBatch {
@@ -98,21 +93,18 @@ func (s *server) readOperations(dec *jsontext.Decoder) (operations []store.Opera
 			}
 			changed[op.Key] = i
 		}
-		var fault *item.Fault
-		switch {
-		case errors.As(err, &fault):
-			if fault.Key == "" {
-				fault.Key = op.Key.String()
-			}
-			faults = append(faults, fault)
-		case err != nil:
-			return err
-		default:
+		if fault, ok := errors.AsType[*item.Fault](err); ok && fault.Key == "" {
+			fault.Key = op.Key.String()
+		}
+		if err == nil {
 			operations = append(operations, op)
 		}
-		return nil
+		return collect(&faults, err)
 	})
-	return operations, faults, n, err
+	if err == nil {
+		err = orNil(faults)
+	}
+	return operations, n, err
 }
 
 // readOperation reads an operation, an object with exactly one member. Its error
@@ -149,7 +141,7 @@ func readAction(dec *jsontext.Decoder, op *store.Operation) error {
 		switch {
 		case name == "key":
 			has.key = true
-			op.Key, err = readKey(dec)
+			op.Key, err = item.ReadKey(dec)
 		case name == "etag" && op.Action == store.Check:
 			has.etag = true
 			op.ETag, err = readETag(dec)
@@ -181,24 +173,11 @@ func readAction(dec *jsontext.Decoder, op *store.Operation) error {
 	case op.Action != store.Set:
 		return nil
 	}
-	op.Value, err = item.Read(jsontext.NewDecoder(bytes.NewBuffer(value)), op.Key)
+	op.Value, err = item.Parse(op.Key, value)
 	if fault, ok := errors.AsType[*item.Fault](err); ok {
 		fault.Pointer = string(place.AppendToken("value")) + fault.Pointer
 	}
 	return err
-}
-
-// readKey reads the key of an operation.
-func readKey(dec *jsontext.Decoder) (item.Key, error) {
-	text, err := item.ReadString(dec)
-	if err != nil {
-		return item.Key{}, err
-	}
-	key, err := item.ParseKey(text)
-	if err != nil {
-		return item.Key{}, asFault(err, text, string(dec.StackPointer()))
-	}
-	return key, nil
 }
 
 // readETag reads the strong entity tag that an item is expected to have, as the

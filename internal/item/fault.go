@@ -2,6 +2,7 @@ package item
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 
@@ -87,9 +88,9 @@ func SyntaxFault(err error) *Fault {
 		fault.Detail = strings.TrimPrefix(syntactic.Error(), "jsontext: ")
 		switch {
 		case errors.Is(err, jsontext.ErrDuplicateName):
-			fault.Code = CodeDuplicateName
+			fault.Code, fault.Detail = CodeDuplicateName, duplicateName(syntactic.JSONPointer.LastToken())
 		case strings.Contains(syntactic.Error(), "invalid surrogate pair"): // jsontext has no error value for it
-			fault.Code, fault.Detail = CodeInvalidString, "has a string with an unpaired surrogate, which is no character"
+			fault.Code, fault.Detail = CodeInvalidString, unpairedSurrogate
 		}
 	case errors.Is(err, io.EOF):
 		fault.Detail = "the body is empty"
@@ -98,3 +99,7 @@ func SyntaxFault(err error) *Fault {
 	}
 	return fault
 }
+
+const unpairedSurrogate = "has a string with an unpaired surrogate, which is no character"
+
+func duplicateName(name string) string { return fmt.Sprintf("duplicate object member name %q", name) }

@@ -2,6 +2,7 @@ package item
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -21,10 +23,24 @@ const MaxDepth = 64
 // surrogates, no member twice; deeper than MaxDepth is refused before it is read.
 // Every error is a *Fault, a Faults, or whatever else read returned of its own.
 func Decode(body []byte, read func(*jsontext.Decoder) error) error {
+	return decode(body, read)
+}
+
+// DecodeBatch is Decode for a body of which everything that is bad is looked for: its
+// decoder takes names that are there twice and unpaired surrogates, and read refuses
+// them, with ReadMembers, ReadString, ReadKey, or Parse for a whole value.
+func DecodeBatch(body []byte, read func(*jsontext.Decoder) error) error {
+	if !utf8.Valid(body) {
+		return decode(body, (*jsontext.Decoder).SkipValue, jsontext.AllowDuplicateNames(true))
+	}
+	return decode(body, read, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+}
+
+func decode(body []byte, read func(*jsontext.Decoder) error, options ...jsontext.Options) error {
 	if depth(body) > MaxDepth {
 		return &Fault{Code: CodeTooDeep, Detail: fmt.Sprintf("the body is nested deeper than %d levels", MaxDepth)}
 	}
-	dec := jsontext.NewDecoder(bytes.NewBuffer(body))
+	dec := jsontext.NewDecoder(bytes.NewBuffer(body), options...)
 	if err := read(dec); err != nil {
 		var fault *Fault
 		var faults Faults
@@ -58,35 +74,79 @@ func expectEnd(dec *jsontext.Decoder) error {
 // first one is then returned: the decoder always stands behind the object. Any
 // other error of member's ends the reading at once.
 func ReadObject(dec *jsontext.Decoder, member func(name string) error) error {
+	var first *Fault
+	err := ReadMembers(dec, func(name string, bad *Fault) error {
+		err := SkipBad(dec, bad)
+		if err == nil {
+			err = member(name)
+		}
+		if fault, ok := errors.AsType[*Fault](err); ok {
+			first = cmp.Or(first, fault)
+			return nil
+		}
+		return err
+	})
+	if err == nil && first != nil {
+		return first
+	}
+	return err
+}
+
+// SkipBad consumes the value of a member whose name is bad, and returns that.
+func SkipBad(dec *jsontext.Decoder, bad *Fault) error {
+	if bad == nil {
+		return nil
+	}
+	if err := dec.SkipValue(); err != nil {
+		return err
+	}
+	return bad
+}
+
+// ReadMembers is ReadObject for members whose names may be bad, which are then given
+// with what is wrong with them. Any error of member's ends the reading at once.
+func ReadMembers(dec *jsontext.Decoder, member func(name string, bad *Fault) error) error {
 	if dec.PeekKind() != jsontext.KindBeginObject {
 		return wrongType(dec, "an object")
 	}
 	if _, err := dec.ReadToken(); err != nil {
 		return err
 	}
-	var first *Fault
+	names := make(map[string]struct{})
 	for dec.PeekKind() != jsontext.KindEndObject {
-		token, err := dec.ReadToken()
+		name, bad, err := readText(dec)
 		if err != nil {
 			return err
 		}
-		if err := member(token.String()); err != nil {
-			var fault *Fault
-			if !errors.As(err, &fault) {
-				return err
+		if bad == nil {
+			if _, twice := names[name]; twice {
+				bad = faultAt(dec, CodeDuplicateName, duplicateName(name))
 			}
-			if first == nil {
-				first = fault
-			}
+			names[name] = struct{}{}
+		}
+		if err := member(name, bad); err != nil {
+			return err
 		}
 	}
-	if _, err := dec.ReadToken(); err != nil {
-		return err
+	_, err := dec.ReadToken()
+	return err
+}
+
+// readText reads a string, or the name of a member, and says what is wrong with it
+// that the decoder takes.
+func readText(dec *jsontext.Decoder) (text string, bad *Fault, err error) {
+	quoted, err := dec.ReadValue()
+	if err != nil {
+		return "", nil, err
 	}
-	if first != nil {
-		return first
+	if bytes.IndexByte(quoted, '\\') < 0 {
+		return string(quoted[1 : len(quoted)-1]), nil, nil
 	}
-	return nil
+	unquoted, err := jsontext.AppendUnquote(nil, quoted)
+	if err != nil { // all else about it has been looked at
+		bad = faultAt(dec, CodeInvalidString, unpairedSurrogate)
+	}
+	return string(unquoted), bad, nil
 }
 
 // ReadArray reads an array and calls element with the index of each of its elements
@@ -113,12 +173,27 @@ func ReadString(dec *jsontext.Decoder) (string, error) {
 	if dec.PeekKind() != jsontext.KindString {
 		return "", wrongType(dec, "a string")
 	}
-	token, err := dec.ReadToken()
-	if err != nil {
+	text, bad, err := readText(dec)
+	switch {
+	case err != nil:
 		return "", err
+	case bad != nil:
+		return "", bad
 	}
-	text := token.String()
 	return text, CheckString(dec, text)
+}
+
+// ReadKey reads a string that has to be a key.
+func ReadKey(dec *jsontext.Decoder) (Key, error) {
+	text, err := ReadString(dec)
+	if err != nil {
+		return Key{}, err
+	}
+	key, err := ParseKey(text)
+	if fault, ok := errors.AsType[*Fault](err); ok {
+		fault.Pointer = string(dec.StackPointer())
+	}
+	return key, err
 }
 
 // CheckString says so where text, a string that the decoder has just read or the
@@ -233,7 +308,7 @@ func readStringsJSON(dec *jsontext.Decoder) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := ReadStrings(jsontext.NewDecoder(bytes.NewBuffer(raw))); err != nil {
+	if _, err := readStrings(jsontext.NewDecoder(bytes.NewBuffer(raw))); err != nil {
 		if fault, ok := errors.AsType[*Fault](err); ok {
 			fault.Pointer = string(dec.StackPointer()) + fault.Pointer
 		}
@@ -242,9 +317,9 @@ func readStringsJSON(dec *jsontext.Decoder) ([]byte, error) {
 	return raw, nil
 }
 
-// ReadStrings reads an array of strings without U+0000. Where elements are none,
+// readStrings reads an array of strings without U+0000. Where elements are none,
 // it reads the array to its end and returns the fault of the first.
-func ReadStrings(dec *jsontext.Decoder) ([]string, error) {
+func readStrings(dec *jsontext.Decoder) ([]string, error) {
 	if dec.PeekKind() != jsontext.KindBeginArray {
 		return nil, wrongType(dec, "an array of strings")
 	}
