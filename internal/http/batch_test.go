@@ -180,6 +180,7 @@ func TestAllThatIsBadInABatchIsNamed(t *testing.T) {
 	}{
 		"a number among keys":      {mget, `{"keys":["component:x",5,"block:y"]}`, 400, []place{key("component:x", 0), {"", "/keys/1", "wrong_type"}, key("block:y", 2)}},
 		"anything among keys":      {mdelete, `{"keys":[{"a":"\ud800"},null,"k",["\u0000"],"block:y"]}`, 400, []place{{"", "/keys/0", "wrong_type"}, {"", "/keys/1", "wrong_type"}, {"", "/keys/3", "wrong_type"}, key("block:y", 4)}},
+		"NUL among keys":           {mget, `{"keys":["component:x","a\u0000","block:y"]}`, 400, []place{key("component:x", 0), key("a\x00", 1), key("block:y", 2)}},
 		"a surrogate among keys":   {mdelete, `{"keys":["\ud800","component:x","\udc00"]}`, 422, []place{{"", "/keys/0", "invalid_string"}, key("component:x", 1), {"", "/keys/2", "invalid_string"}}},
 		"beside keys":              {mget, `{"limit":"\ud800","keys":["block:y"],"keys":1,"\ud800":2}`, 422, []place{{"", "/limit", "unknown_field"}, key("block:y", 0), {"", "/keys", "duplicate_name"}, {"", "/\ufffd", "invalid_string"}}},
 		"a surrogate behind a key": {mset, `{"entries":{"component:x":1,"f":["\ud800"]}}`, 400, []place{entry("component:x", "", "invalid_key"), entry("f", "/0", "invalid_string")}},

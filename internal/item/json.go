@@ -170,22 +170,29 @@ func ReadArray(dec *jsontext.Decoder, element func(i int) error) error {
 
 // ReadString reads a string without U+0000.
 func ReadString(dec *jsontext.Decoder) (string, error) {
-	if dec.PeekKind() != jsontext.KindString {
-		return "", wrongType(dec, "a string")
-	}
-	text, bad, err := readText(dec)
-	switch {
-	case err != nil:
+	text, err := readAnyString(dec)
+	if err != nil {
 		return "", err
-	case bad != nil:
-		return "", bad
 	}
 	return text, CheckString(dec, text)
 }
 
-// ReadKey reads a string that has to be a key.
+// readAnyString reads a string that may have U+0000.
+func readAnyString(dec *jsontext.Decoder) (string, error) {
+	if dec.PeekKind() != jsontext.KindString {
+		return "", wrongType(dec, "a string")
+	}
+	text, bad, err := readText(dec)
+	if err == nil && bad != nil {
+		return "", bad
+	}
+	return text, err
+}
+
+// ReadKey reads a string that has to be a key. U+0000 breaks a rule of keys before
+// one of strings.
 func ReadKey(dec *jsontext.Decoder) (Key, error) {
-	text, err := ReadString(dec)
+	text, err := readAnyString(dec)
 	if err != nil {
 		return Key{}, err
 	}
