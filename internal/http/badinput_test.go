@@ -1,14 +1,18 @@
 package http_test
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/getkin/kin-openapi/openapi3"
@@ -739,6 +743,49 @@ func TestBodyLimit(t *testing.T) {
 				operation.send(b, padded(limit+1), how, marked(bad)).fails(http.StatusRequestEntityTooLarge, "body_too_large")
 				operation.send(b, padded(100_000), how, marked(bad)).fails(http.StatusRequestEntityTooLarge, "body_too_large")
 			}
+		})
+	}
+}
+
+// TestBodyOverTheLimitIsAnswered sends like clients that read nothing before they have
+// sent all: more than the connection holds by itself.
+func TestBodyOverTheLimitIsAnswered(t *testing.T) {
+	t.Parallel()
+	const limit = 8 << 20
+	b := setup(t, limits(limit, 1000))
+	lengthOf := func(n int) string { return fmt.Sprintf("Content-Length: %d", n) }
+	chunk := func(n int) string { return fmt.Sprintf("%x\r\n%s\r\n", n, strings.Repeat("x", n)) }
+	const chunks = "Transfer-Encoding: chunked"
+	for name, tc := range map[string]struct{ header, body string }{
+		"one byte more":               {lengthOf(limit + 1), strings.Repeat("x", limit+1)},
+		"twice":                       {lengthOf(2 * limit), strings.Repeat("x", 2*limit)},
+		"four times":                  {lengthOf(4 * limit), strings.Repeat("x", 4*limit)},
+		"chunks":                      {chunks, chunk(limit) + chunk(limit) + chunk(1<<10) + "0\r\n\r\n"},
+		"cut by the caller":           {lengthOf(2 * limit), "x"},
+		"too much to wait for":        {lengthOf(4*limit + 1), ""},
+		"only if it is wanted":        {lengthOf(limit+1) + "\r\nExpect: 100-continue", ""},
+		"only if it is wanted, twice": {lengthOf(2*limit) + "\r\nExpect: 100-Continue", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", strings.TrimPrefix(b.URL, "http://"))
+			require.NoError(t, err)
+			defer func() { _ = conn.Close() }()
+			require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
+			_, err = io.WriteString(conn, "PUT /v1/items/a HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"+tc.header+"\r\n\r\n"+tc.body)
+			require.NoError(t, err)
+			if tc.body == "x" {
+				half, ok := conn.(*net.TCPConn)
+				require.True(t, ok)
+				require.NoError(t, half.CloseWrite())
+			}
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			require.NoError(t, err)
+			require.Equal(t, http.StatusRequestEntityTooLarge, resp.StatusCode)
+			content, err := io.ReadAll(resp.Body)
+			require.NoError(t, err)
+			require.Contains(t, string(content), `"body_too_large"`)
+			require.NoError(t, resp.Body.Close())
 		})
 	}
 }

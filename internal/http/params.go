@@ -235,13 +235,16 @@ func (s *server) readBodyInto(w http.ResponseWriter, r *http.Request, body []byt
 	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
 		return nil, &apiError{codeUnsupportedMediaType, "the body must not have a Content-Encoding"}
 	}
-	if r.ContentLength > s.config.MaxBodyBytes {
-		return nil, s.bodyTooLarge()
-	}
 	if deadline, ok := r.Context().Deadline(); ok {
 		// So that a slow body is answered in time. A writer that is no connection, in
 		// a test, has no deadline to set.
 		_ = http.NewResponseController(w).SetReadDeadline(deadline)
+	}
+	if r.ContentLength > s.config.MaxBodyBytes {
+		if !awaitsContinue(r) {
+			s.drain(r)
+		}
+		return nil, s.bodyTooLarge()
 	}
 	limited := http.MaxBytesReader(w, r.Body, s.config.MaxBodyBytes)
 	var err error
@@ -253,6 +256,7 @@ func (s *server) readBodyInto(w http.ResponseWriter, r *http.Request, body []byt
 	var overLimit *http.MaxBytesError
 	switch {
 	case errors.As(err, &overLimit):
+		s.drain(r)
 		return nil, s.bodyTooLarge()
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, context.DeadlineExceeded
@@ -263,6 +267,23 @@ func (s *server) readBodyInto(w http.ResponseWriter, r *http.Request, body []byt
 	}
 	return body, nil
 }
+
+// drainFactor is how many times as large as its limit a body may be that is read to
+// its end only to be thrown away.
+const drainFactor = 4
+
+// drain throws away what is left of a body that is over the limit, within the read
+// deadline. Many clients send all of a body before they look for an answer, and to
+// them a connection that is closed meanwhile is broken: they would never see the 413.
+func (s *server) drain(r *http.Request) {
+	if most := drainFactor * s.config.MaxBodyBytes; r.ContentLength <= most {
+		_, _ = io.CopyN(io.Discard, r.Body, most) // a caller that sends no more is answered the same
+	}
+}
+
+// awaitsContinue tells whether the caller sends its body only when it is told to,
+// which reading it would do.
+func awaitsContinue(r *http.Request) bool { return r.Header.Get("Expect") != "" }
 
 func (s *server) bodyTooLarge() error {
 	return &apiError{codeBodyTooLarge, fmt.Sprintf("the body is larger than %d bytes", s.config.MaxBodyBytes)}
