@@ -396,6 +396,7 @@ func TestBadComponents(t *testing.T) {
 	fieldCases(values, rest, "fileSize", notSizes, badSizes)
 	fieldCases(values, rest, "lastModified", notStrings, []string{
 		`""`, `"yesterday"`, `"2026-01-31"`, `"2026-01-31T12:00:00"`, `"2026-02-30T12:00:00Z"`, `"2026-01-31 12:00:00Z"`, `"2026-01-31T25:00:00Z"`,
+		`"2026-01-01T00:00:00,5Z"`, `"2026-01-01T0:00:00Z"`, `"2026-01-01T00:00:00+24:00"`, `"2026-01-01T00:00:00+00:60"`,
 	})
 	refuse(t, setup(t), componentCarriers, values)
 }

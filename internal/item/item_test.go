@@ -154,6 +154,37 @@ func TestWhatIsPutIsWhatIsGot(t *testing.T) {
 	}
 }
 
+func TestLastModified(t *testing.T) {
+	t.Parallel()
+	body := func(text string) string { return `{"sourceCode":"","lastModified":"` + text + `"}` }
+	key, err := item.ParseKey("component:f:n")
+	require.NoError(t, err)
+	for _, text := range []string{
+		"2026-01-31T12:00:00Z", "2026-01-31t12:00:00z", "2026-01-31T12:00:00.0Z", "2026-01-31T12:00:00.123456789012345678901234567890+02:00", "0000-02-29T00:00:00Z",
+		"2024-02-29T23:59:59-00:00", "2026-01-01T00:00:00+23:59", "9999-12-31T23:59:59.999-23:59", "2016-12-31T23:59:60Z", "1998-12-31T15:59:60.123-08:00",
+		"2017-01-01T05:29:60+05:30", "2015-06-30T23:59:60z", "1972-03-31T23:59:60Z",
+	} {
+		quick, ok := item.ParseQuickly(key, []byte(body(text)))
+		require.True(t, ok, text)
+		require.Equal(t, body(text), string(quick.JSON()))
+		thorough, err := item.ParseThoroughly(key, []byte(body(text)))
+		require.NoError(t, err, text)
+		require.Equal(t, thorough, quick)
+	}
+	for _, text := range []string{
+		"", "Z", "2026-01-31", "2026-01-31T12:00:00", "2026-01-31T12:00:00.Z", "2026-01-01T00:00:00,5Z", "2026-01-01T0:00:00Z", "2026-01-01T00:00Z", "2026-01-01 00:00:00Z",
+		"2026-01-01T00:00:00+24:00", "2026-01-01T00:00:00+00:60", "2026-01-01T00:00:00+0000", "2026-01-01T00:00:00+00", "2026-01-01T00:00:00+1:00", "2026-01-01T00:00:00ZZ",
+		"2026-01-01T00:00:00Z ", " 2026-01-01T00:00:00Z", "2026-00-01T00:00:00Z", "2026-13-01T00:00:00Z", "2026-01-00T00:00:00Z", "2026-01-32T00:00:00Z", "2026-02-29T00:00:00Z",
+		"2100-02-29T00:00:00Z", "2026-04-31T00:00:00Z", "2026-01-01T24:00:00Z", "2026-01-01T00:60:00Z", "2026-01-01T00:00:61Z", "2016-12-31T23:58:60Z", "2016-12-31T22:59:60Z",
+		"2016-12-30T23:59:60Z", "2016-12-31T23:59:60+00:01", "+026-01-01T00:00:00Z", "-2026-01-01T00:00:00Z", "20260-01-01T00:00:00Z", "２026-01-01T00:00:00Z", "2026-01-01T00:00:00\u22121:00",
+	} {
+		_, err := parse(t, "component:f:n", body(text))
+		var fault *item.Fault
+		require.ErrorAs(t, err, &fault, text)
+		require.Equal(t, item.CodeInvalidValue, fault.Code, text)
+	}
+}
+
 func TestPattern(t *testing.T) {
 	t.Parallel()
 	for glob, want := range map[string][2]string{

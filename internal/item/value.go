@@ -331,7 +331,85 @@ func isSHA(text []byte) bool {
 	return len(text) == 40 && len(bytes.Trim(text, "0123456789abcdefABCDEF")) == 0
 }
 
-func isTime(text []byte) bool { return new(time.Time).UnmarshalText(text) == nil }
+// isTime tells whether text is a time to the letter of RFC 3339, section 5.6, of which
+// time.Parse takes less, and other things besides.
+func isTime(text []byte) bool {
+	const date, clock, seconds = len("0000-00-00"), len("0000-00-00T00:00"), len("0000-00-00T00:00:00")
+	if len(text) < seconds || !hasForm(text[:seconds], "0000-00-00T00:00:00") {
+		return false
+	}
+	year, month, day := number(text[:4]), number(text[5:7]), number(text[8:date])
+	hour, minute, second := number(text[date+1:date+3]), number(text[date+4:clock]), number(text[clock+1:seconds])
+	zone := text[seconds:]
+	if len(zone) > 1 && zone[0] == '.' && isDigit(zone[1]) {
+		zone = bytes.TrimLeft(zone[1:], "0123456789")
+	}
+	ahead, ok := offset(zone)
+	if !ok || hour > 23 || minute > 59 || second > 60 {
+		return false
+	}
+	t := time.Date(year, time.Month(month), day, 0, 0, 0, 0, time.UTC)
+	if t.Month() != time.Month(month) || t.Day() != day {
+		return false // there is no such day
+	}
+	if second < 60 {
+		return true
+	}
+	// Leap seconds are the last ones of months, in UTC (section 5.7).
+	t = t.Add(time.Duration(hour)*time.Hour + time.Duration(minute+1)*time.Minute - ahead)
+	return t.Day() == 1 && t.Hour() == 0 && t.Minute() == 0
+}
+
+// offset returns how far the zone that a time ends with is ahead of UTC.
+func offset(zone []byte) (ahead time.Duration, ok bool) {
+	switch {
+	case hasForm(zone, "Z"):
+		return 0, true
+	case !hasForm(zone, "+00:00") && !hasForm(zone, "-00:00"):
+		return 0, false
+	}
+	hours, minutes := number(zone[1:3]), number(zone[4:6])
+	ahead = time.Duration(hours)*time.Hour + time.Duration(minutes)*time.Minute
+	if zone[0] == '-' {
+		ahead = -ahead
+	}
+	return ahead, hours <= 23 && minutes <= 59
+}
+
+// hasForm tells whether text is form with any digits for its zeros, and with its
+// letters in either case.
+func hasForm(text []byte, form string) bool {
+	if len(text) != len(form) {
+		return false
+	}
+	for i, c := range text {
+		switch want := form[i]; want {
+		case '0':
+			if !isDigit(c) {
+				return false
+			}
+		case 'T', 'Z':
+			if c != want && c != want+'a'-'A' {
+				return false
+			}
+		default:
+			if c != want {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func isDigit(c byte) bool { return c >= '0' && c <= '9' }
+
+// number returns the value of a few digits.
+func number(digits []byte) (n int) {
+	for _, c := range digits {
+		n = n*10 + int(c-'0')
+	}
+	return n
+}
 
 func optionalString(text string, err error) (*string, error) {
 	if err != nil {
