@@ -240,8 +240,11 @@ func TestBadJSONValues(t *testing.T) {
 		for route, carrier := range anyValue {
 			t.Run(name+" in "+route, func(t *testing.T) {
 				t.Parallel()
-				a := carrier.send(b.on(t), value).is(http.StatusBadRequest)
-				require.Equal(t, "malformed_json", decode[problem](a).Code, a.body)
+				p := decode[problem](carrier.send(b.on(t), value).is(http.StatusBadRequest))
+				require.Equal(t, "malformed_json", p.Code, p.Detail)
+				if carrier.around != "%s" || value != "" {
+					require.Regexp(t, ` after offset [0-9]+$`, p.Detail)
+				}
 			})
 		}
 	}

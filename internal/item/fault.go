@@ -86,6 +86,9 @@ func SyntaxFault(err error) *Fault {
 	case errors.As(err, &syntactic):
 		fault.Pointer = string(syntactic.JSONPointer)
 		fault.Detail = strings.TrimPrefix(syntactic.Error(), "jsontext: ")
+		if syntactic.ByteOffset == 0 { // which jsontext leaves out
+			fault.Detail += " after offset 0"
+		}
 		switch {
 		case errors.Is(err, jsontext.ErrDuplicateName):
 			fault.Code, fault.Detail = CodeDuplicateName, duplicateName(syntactic.JSONPointer.LastToken())

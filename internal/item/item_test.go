@@ -1,6 +1,7 @@
 package item_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -125,6 +126,22 @@ func TestParseFaults(t *testing.T) {
 	}
 	_, err := parse(t, "e", deep(64))
 	require.NoError(t, err)
+}
+
+func TestMalformedJSONHasAPlace(t *testing.T) {
+	t.Parallel()
+	for body, offset := range map[string]int{
+		"1 2": 2, "01": 1, "{} {}": 3, "1.": 2, "1e": 2, "1e+": 3, "-": 1, "x": 0, "NaN": 0, "\ufeff1": 0, "  x": 2, "{} x": 3, "{}}": 2, "1\n,": 2, "\x00": 0,
+		`{"a":1`: 6, `{"a":`: 5, `{`: 1, `[1.]`: 3, `[1 2]`: 3, `"a`: 2, `"a\u00`: 6, "tru": 3, "\"\xff\"": 1, " -": 2, "{} 1.": 5, "\"\xff": 1, "{a:1}": 1, "'a'": 0,
+	} {
+		for _, key := range []string{"e", "component:f:n", "block:f:n"} {
+			_, err := parse(t, key, body)
+			var fault *item.Fault
+			require.ErrorAs(t, err, &fault)
+			require.Equal(t, item.CodeMalformedJSON, fault.Code, "%q", body)
+			require.Regexp(t, fmt.Sprintf(` after offset %d$`, offset), fault.Detail, "%q", body)
+		}
+	}
 }
 
 func TestWhatIsPutIsWhatIsGot(t *testing.T) {

@@ -52,20 +52,31 @@ func decode(body []byte, read func(*jsontext.Decoder) error, options ...jsontext
 			}
 			return err
 		}
-		return SyntaxFault(err)
+		return syntaxFault(dec, err)
 	}
 	return expectEnd(dec)
 }
 
 func expectEnd(dec *jsontext.Decoder) error {
+	rest := dec.UnreadBuffer()
+	at := dec.InputOffset() + int64(len(rest)-len(bytes.TrimLeft(rest, " \t\r\n")))
 	switch _, err := dec.ReadToken(); {
 	case errors.Is(err, io.EOF):
 		return nil
 	case err != nil:
-		return SyntaxFault(err)
+		return syntaxFault(dec, err)
 	default:
-		return &Fault{Code: CodeMalformedJSON, Detail: "the body has something behind its JSON value"}
+		return &Fault{Code: CodeMalformedJSON, Detail: fmt.Sprintf("the body has something behind its JSON value after offset %d", at)}
 	}
+}
+
+// syntaxFault is SyntaxFault for a decoder that has all of a body. Where that ends too
+// early, the decoder's own offset may be that of a token before.
+func syntaxFault(dec *jsontext.Decoder, err error) *Fault {
+	if syntactic, ok := errors.AsType[*jsontext.SyntacticError](err); ok && errors.Is(err, io.ErrUnexpectedEOF) {
+		syntactic.ByteOffset = dec.InputOffset() + int64(len(dec.UnreadBuffer()))
+	}
+	return SyntaxFault(err)
 }
 
 // ReadObject reads an object and calls member for each of its members with the
