@@ -339,6 +339,33 @@ func TestLimitOfTheStore(t *testing.T) {
 	require.Equal(t, []string{"a", "b"}, b.keys("", 10))
 }
 
+// TestDemoBeyondTheLimit publishes what fits by itself, but not with what is stored
+// for it besides.
+func TestDemoBeyondTheLimit(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(s *settings) { s.options.MaxBytes = 100 })
+	publish := func(name, itemType string, size int) *answer {
+		t.Helper()
+		return b.put("/r/f/"+name+".json", fmt.Sprintf(`{"name":%q,"type":%q,"files":[{"path":"p.tsx","type":%[2]q,"content":%q}]}`, name, itemType, strings.Repeat("x", size)), marked(loose))
+	}
+	refused := func(a *answer) {
+		t.Helper()
+		p := a.fails(http.StatusRequestEntityTooLarge, "batch_too_large")
+		require.Equal(t, "a component and its demo, which is stored with it, are together larger than the limit of the store", p.Detail)
+		require.Equal(t, p.Detail, p.Message)
+	}
+	b.stored("old", "1")
+	publish("c", "registry:ui", 60).is(http.StatusCreated)
+	refused(publish("c-demo", "registry:example", 41)) // the component alone would have 101 bytes
+	refused(publish("c-demo", "registry:example", 21)) // and here 81, beside a demo of 21
+	require.Equal(t, []string{"component:f:c", "old"}, b.keys("", 10), "what was refused has changed something")
+	publish("c-demo", "registry:example", 10).is(http.StatusCreated)
+	require.Equal(t, []string{"component:f:c", "component:f:c-demo", "old"}, b.keys("", 10))
+	refused(publish("c", "registry:ui", 91)) // it keeps its demo
+	a := publish("c-demo", "registry:example", 101)
+	a.fails(http.StatusRequestEntityTooLarge, "item_too_large", place{"component:f:c-demo", "", "item_too_large"})
+}
+
 // keyring writes a file of API keys, one for each set of scopes, and returns it
 // with their tokens.
 func keyring(t *testing.T, scopes ...auth.Scopes) (*auth.Keyring, map[auth.Scopes]string) {

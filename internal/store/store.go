@@ -423,7 +423,8 @@ func (s *Store) Catalogue(ctx context.Context, q CatalogueQuery, offset, limit i
 // Publish stores a value made of a registry item, with ttl as in Put. Where an
 // item of the other kind has the name, the error is item.ErrConflict. The demo of
 // a component fills that component's demoCode; a component that is published
-// anew keeps the demoCode that it has.
+// anew keeps the demoCode that it has. Where that is too much for the store, the error
+// is item.ErrDemoTooLarge.
 func (s *Store) Publish(ctx context.Context, value item.Value, ttl *item.TTL, required item.Precondition) (written Written, err error) {
 	component, block, err := publishedKeys(value.Key.Framework(), value.Key.Name())
 	if err != nil {
@@ -474,6 +475,9 @@ func (s *Store) Publish(ctx context.Context, value item.Value, ttl *item.TTL, re
 		}
 		return done, nil
 	})
+	if errors.Is(err, item.ErrTooLarge) { // the value alone is not
+		err = item.ErrDemoTooLarge
+	}
 	return written, err
 }
 

@@ -3223,7 +3223,7 @@ export interface components {
                 "application/json": components["schemas"]["RegistryProblem"];
             };
         };
-        /** @description The body or the item is over its limit. Nothing is changed. */
+        /** @description The body, the item, or a component with its demo is over its limit. Nothing is changed. */
         RegistryTooLarge: {
             headers: {
                 "X-Request-Id": components["headers"]["RequestID"];
