@@ -216,6 +216,33 @@ func TestRegistryConflictOfMany(t *testing.T) {
 	require.Len(t, b.keys("", 10), 1)
 }
 
+// TestExamplesOfRefusedItems holds the contract's examples of items that break a rule
+// against what is refused.
+func TestExamplesOfRefusedItems(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	examples := loadContract(t).doc.Components.Responses["RegistryInvalidItem"].Value.Content["application/json"].Examples
+	bodies := map[string]string{
+		"missing_field":  `{"name":"button"}`,
+		"key_mismatch":   `{"name":"card","type":"registry:ui"}`,
+		"invalid_value":  `{"name":"button","type":"registry:ui","author":"x"}`,
+		"invalid_string": `{"name":"button","type":"registry:ui","title":"\u0000"}`,
+	}
+	require.Len(t, bodies, len(examples))
+	for name, text := range bodies {
+		example, err := json.Marshal(examples[name].Value.Value)
+		require.NoError(t, err)
+		var want problem
+		require.NoError(t, json.Unmarshal(example, &want))
+		b.put(want.Instance, text, marked(bad)).fails(want.Status, want.Code, want.Errors...)
+	}
+	// A block has no more than a category may have, but the item keeps all that it had.
+	long := `{"name":"long","type":"registry:block","categories":["` + strings.Repeat("c", 51) + `"]}`
+	b.put("/r/react/long.json", long).is(http.StatusCreated)
+	require.NotContains(t, b.get("/v1/blocks/react/long").is(http.StatusOK).body, `"category"`)
+	require.Contains(t, b.get("/r/react/long.json").is(http.StatusOK).body, strings.Repeat("c", 51))
+}
+
 // TestDemos publishes a component and its demo in both orders.
 func TestDemos(t *testing.T) {
 	t.Parallel()
