@@ -31,7 +31,7 @@ func (s *server) getItem(keyOf keyFunc) handler {
 			return err
 		}
 		markStale(w, stored)
-		writeItem(w, known, stored.Metadata, stored.JSON)
+		writeItem(w, r, known, stored.Metadata, stored.JSON)
 		return nil
 	}
 }
@@ -66,11 +66,11 @@ func (s *server) headItem(keyOf keyFunc) handler {
 		if err != nil {
 			return err
 		}
-		metadata, err := s.store.Metadata(r.Context(), key)
+		stored, err := s.store.Head(r.Context(), key)
 		if err != nil {
 			return err
 		}
-		writeItem(w, known, metadata, nil)
+		writeItem(w, r, known, stored.Metadata, stored.JSON)
 		return nil
 	}
 }
@@ -83,19 +83,21 @@ func bareItem(r *http.Request, keyOf keyFunc) (item.Key, error) {
 	return keyOf(r)
 }
 
-// writeItem answers a read of an item: with body, or with 304 where the caller
-// knows it already. A nil body leaves its length open, for HEAD.
-func writeItem(w http.ResponseWriter, known *item.Tags, metadata item.Metadata, body []byte) {
+// writeItem answers a read of an item: with body, with its headers alone for HEAD, or
+// with 304 where the caller knows it already.
+func writeItem(w http.ResponseWriter, r *http.Request, known *item.Tags, metadata item.Metadata, body []byte) {
 	setItemHeaders(w, metadata)
 	if !(item.Precondition{IfNoneMatch: known}).Holds(true, metadata.ETag) {
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
 	w.Header()["Content-Type"] = contentTypeJSON
-	if body != nil {
-		setHeader(w, "Content-Length", strconv.Itoa(len(body)))
-		expectBody(w, len(body))
+	setHeader(w, "Content-Length", strconv.Itoa(len(body)))
+	if r.Method == http.MethodHead {
+		w.WriteHeader(http.StatusOK)
+		return
 	}
+	expectBody(w, len(body))
 	w.WriteHeader(http.StatusOK)
 	_, _ = w.Write(body) // a caller that has left reads no answer
 }

@@ -742,6 +742,26 @@ func TestRequestID(t *testing.T) {
 	})
 }
 
+func TestHeadHasTheHeadersOfGet(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	for _, sample := range samples {
+		tag := b.put(sample.path+"?ttl=1000", sample.text).is(http.StatusCreated).metadata().ETag
+		for known, status := range map[string]int{`"other"`: http.StatusOK, tag: http.StatusNotModified} {
+			head := b.do(http.MethodHead, sample.path, header("If-None-Match", known)).is(status).header
+			get := b.get(sample.path, header("If-None-Match", known)).is(status).header
+			if status == http.StatusOK {
+				require.Equal(t, strconv.Itoa(len(sample.text)), head.Get("Content-Length"))
+			}
+			for _, name := range []string{"X-Request-Id", "Date"} {
+				head.Del(name)
+				get.Del(name)
+			}
+			require.Equal(t, get, head)
+		}
+	}
+}
+
 // TestHeadHasNoBody reads what comes over the wire, since net/http's client
 // would not show a body.
 func TestHeadHasNoBody(t *testing.T) {

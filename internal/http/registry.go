@@ -50,7 +50,7 @@ func (s *server) getRegistryItem(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	writeItem(w, known, stored.Metadata, body)
+	writeItem(w, r, known, stored.Metadata, body)
 	return nil
 }
 

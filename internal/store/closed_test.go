@@ -82,6 +82,7 @@ func (b *bundle) requireClosed(component item.Key) {
 			_, _, err := b.Catalogue(ctx, store.CatalogueQuery{Framework: "f"}, 0, 1)
 			return err
 		},
+		"Head":     func(ctx context.Context) error { _, err := b.Head(ctx, component); return err },
 		"Metadata": func(ctx context.Context) error { _, err := b.Metadata(ctx, component); return err },
 		"Put": func(ctx context.Context) error {
 			_, err := b.Put(ctx, value(b.t, component, "y"), nil, item.Precondition{})

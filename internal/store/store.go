@@ -133,6 +133,16 @@ func (s *Store) get(
 // join it, nobody would end one that hangs.
 const loadTimeout = 30 * time.Second
 
+// Head reads an item from the database, as it is at the moment, which is no access.
+// An item that there is not is item.ErrNotFound.
+func (s *Store) Head(ctx context.Context, key item.Key) (stored item.Stored, err error) {
+	err = s.units.ReadOne(ctx, func(ctx context.Context, u *txn.Unit) error {
+		stored, err = repo.Get(ctx, u, key)
+		return err
+	})
+	return stored, err
+}
+
 // Metadata reads what is known of an item besides its value, which is no access.
 // An item that there is not is item.ErrNotFound.
 func (s *Store) Metadata(ctx context.Context, key item.Key) (metadata item.Metadata, err error) {
