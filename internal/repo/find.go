@@ -178,9 +178,10 @@ func (f *finder) headed(args *arguments) string {
 // ranked returns the first of those that have a score: of all that is found or, in
 // brief, by their heads.
 //
-// A name that is just what was asked for is worth 10; one with all the words in it
-// 2.5 to 5, by how much else it has; all of them in name, title and categories 2
-// more; and what stands in all the texts less than 1.
+// A name that is just what was asked for is worth 10, 20 where it differs in capitals
+// alone, and 30 where it does not differ at all; one with all the words in it 2.5 to 5,
+// by how much else it has; all of them in name, title and categories 2 more; and what
+// stands in all the texts less than 1.
 func (f *finder) ranked(ctx context.Context, u *txn.Unit) ([]Found, error) {
 	var args arguments
 	asked := int32(0)
@@ -198,9 +199,12 @@ func (f *finder) ranked(ctx context.Context, u *txn.Unit) ([]Found, error) {
 	columns := `d.key, d.kind, d.framework, d.name, d.etag, d.folded, d.words, d.vector, ` +
 		sum(f.Query.Names) + ` AS named, ` + sum(f.Query.Words) + ` AS titled, ` + args.add(float64(asked)) + `::float8 AS asked`
 	score := `5 * power(d.named / d.asked, 2) * (0.5 + 0.5 * least(1, d.named / greatest(d.words, 1))) + 2 * power(d.titled / d.asked, 2)`
+	just := ``
 	if f.Query.Folded != "" {
-		score = `CASE WHEN d.folded = ` + args.add(f.Query.Folded) + ` THEN 10 ELSE 0 END + (` + score + `)`
+		just = ` WHEN d.folded = ` + args.add(f.Query.Folded) + ` THEN 10`
 	}
+	typed := args.add(f.Query.Name) + `::text COLLATE "C"`
+	score = `CASE WHEN d.name = ` + typed + ` THEN 30 WHEN lower(d.name) = lower(` + typed + `) THEN 20` + just + ` ELSE 0 END + (` + score + `)`
 	condition, fromFound, much := f.matches(&args), ` FROM found d OFFSET 0`, ``
 	if f.brief {
 		condition = f.headed(&args) + ` AND ` + condition

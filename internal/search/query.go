@@ -30,6 +30,8 @@ type Query struct {
 	// Folded is what Document.Folded must be equal to for a name that is just what
 	// was asked for; "" is equal to none.
 	Folded string
+	// Name is what was typed, to be held against the name itself.
+	Name string
 	// Head finds by their Head those that Any finds and those of such a name.
 	Head string
 
@@ -63,7 +65,9 @@ func ParseQuery(text string) (Query, error) {
 	if words > MaxQueryWords || parts > maxQueryParts {
 		return Query{}, invalidQuery(fmt.Sprintf("has more than %d words", MaxQueryWords))
 	}
-	return compile(terms), nil
+	q := compile(terms)
+	q.Name = strings.TrimSpace(text)
+	return q, nil
 }
 
 func invalidQuery(detail string) *item.Fault {

@@ -165,6 +165,71 @@ func TestSearchPutsTheNameItselfFirst(t *testing.T) {
 	require.Equal(t, "a-tab", namesOf(results)[3])
 }
 
+// searched returns the keys of all that a search for q finds, from pages of limit.
+func (b *bundle) searched(q string, limit int) (keys []string) {
+	b.t.Helper()
+	asked := ask(b.t, q)
+	asked.Limit = limit
+	for {
+		results, err := b.Search(b.t.Context(), asked)
+		require.NoError(b.t, err, "%q", q)
+		for _, r := range results.List {
+			keys = append(keys, r.Key.String())
+		}
+		if !results.More {
+			return keys
+		}
+		require.Len(b.t, results.List, limit)
+		asked.After = &results.List[limit-1].Place
+	}
+}
+
+// Of names that differ only in how their parts are written, that comes first which was
+// typed, then that which differs in capitals alone, on pages of any size.
+func TestSearchPutsTheSpellingFirst(t *testing.T) {
+	t.Parallel()
+	b := setup(t, store.Options{})
+	var batch []item.Value
+	for _, name := range []string{"data-table", "dataTable", "datatable", "data_table", "data-table-demo", "login-form", "loginform", "tabs or cards", "tabs"} {
+		body := `{"sourceCode":"x"}`
+		if !strings.Contains(name, "-") { // has all else to be ranked by
+			body = fmt.Sprintf(`{"sourceCode":%q,"metadata":{"title":%[1]q}}`, strings.Repeat(name+" data-table login-form tabs ", 20))
+		}
+		for _, framework := range []string{"react", "vue"} {
+			v, err := item.Parse(key(t, "component:"+framework+":"+name), []byte(body))
+			require.NoError(t, err)
+			batch = append(batch, v)
+		}
+	}
+	require.NoError(t, b.PutMany(t.Context(), batch, nil))
+	for _, made := range []bool{false, true} {
+		if made {
+			b.makeDocuments()
+		}
+		for q, first := range map[string][]string{
+			"data-table":    {"data-table"},
+			" data-table ":  {"data-table"},
+			"dataTable":     {"dataTable", "datatable"},
+			"datatable":     {"datatable", "dataTable"},
+			"data_table":    {"data_table"},
+			"DATA-TABLE":    {"data-table"},
+			"login-form":    {"login-form", "loginform"},
+			"Login-Form":    {"login-form", "loginform"},
+			"loginform":     {"loginform", "login-form"},
+			"tabs or cards": {"tabs or cards"},
+		} {
+			whole := b.searched(q, 100)
+			require.GreaterOrEqual(t, len(whole), 2*len(first), q)
+			for i, name := range first {
+				require.Equal(t, []string{"component:react:" + name, "component:vue:" + name}, whole[2*i:2*i+2], "%q, %t", q, made)
+			}
+			for _, limit := range []int{1, 3} {
+				require.Equal(t, whole, b.searched(q, limit), "%q, %t", q, made)
+			}
+		}
+	}
+}
+
 // finds tells whether a search for q finds the item k.
 func finds(ctx context.Context, s *store.Store, q string, k item.Key) (bool, error) {
 	query, err := search.ParseQuery(q)

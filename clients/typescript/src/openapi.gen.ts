@@ -747,7 +747,8 @@ export interface paths {
          *     and between letters and digits. `dataTable`, `data-table` and `data table` find each other, and `table` finds
          *     all of them.
          *
-         *     **Order.** A name that is just what was asked for comes first, then names with the words in them, then titles,
+         *     **Order.** A name that is just what was asked for comes first, of several such names the one that is spelled as
+         *     in `q`, then those that differ in capitals alone. Then come names with the words in them, then titles,
          *     descriptions and categories, then everything else; what is equal is in the order of the keys. Where more than
          *     1,000 items are found, those whose names, titles and categories have none of the words come last, in the order
          *     of their names, then of their frameworks and kinds. While `nextCursor` is there, another page follows: pass it
