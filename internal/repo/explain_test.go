@@ -50,9 +50,9 @@ func fill(b *bundle) {
 	// and a body that is stored apart.
 	for _, kind := range []string{"component", "block"} {
 		b.exec(`INSERT INTO search_documents (name, framework, kind, etag, format, words, folded, categories, head, vector)
-			SELECT t.name, t.framework, $1, t.etag, 1, 9, t.name, '{}', to_tsvector('simple', left(t.name, 3)),
+			SELECT t.name, t.framework, $1, t.etag, $2::integer, 9, t.name, '{}', to_tsvector('simple', left(t.name, 3)),
 				to_tsvector('simple', left(t.name, 3) || ' everywhere ' || repeat(regexp_replace(t.name, '(..)', '\1 ', 'g') || ' ', 3))
-			FROM `+kind+`s t WHERE t.etag NOT LIKE '7%'`, kind)
+			FROM `+kind+`s t WHERE t.etag NOT LIKE '7%'`, kind, search.Format)
 	}
 	for _, index := range indexes {
 		b.exec(index)
@@ -347,7 +347,7 @@ func TestDocumentsWithoutStatistics(t *testing.T) {
 	b.exec(`INSERT INTO components (name, framework, source_code, dependencies, bytes, etag, created_at, updated_at, cached_at, accessed_at)
 		SELECT 'name-' || i, 'react', 'source', '[]', 6, md5(i::text), now(), now(), now(), now() FROM generate_series(1, $1) i`, items)
 	b.exec(`INSERT INTO search_documents (name, framework, kind, etag, format, words, folded, categories, head, vector)
-		SELECT t.name, t.framework, 'component', t.etag, 1, 9, t.name, '{}', 'name:1', 'name:1' FROM components t`)
+		SELECT t.name, t.framework, 'component', t.etag, $1::integer, 9, t.name, '{}', 'name:1', 'name:1' FROM components t`, search.Format)
 	for name, run := range map[string]func(ctx context.Context, u *txn.Unit) error{
 		"pending, first": func(ctx context.Context, u *txn.Unit) error {
 			pending, err := repo.PendingDocuments(ctx, u, false, 100)

@@ -104,6 +104,11 @@ func (t *textTable) pendingCondition() string {
 		AND d.kind = '%s' AND d.etag = t.etag AND d.format >= %d`+onlyByItself+`)`, t.kind, search.Format)
 }
 
+// progressSQL selects how far documents are made by these rules: not at all, where that
+// was said of older ones.
+var progressSQL = fmt.Sprintf(`SELECT CASE WHEN s.format >= %[1]d THEN s.complete ELSE 'epoch' END AS complete,
+	CASE WHEN s.format >= %[1]d THEN s.reached ELSE 'epoch' END AS reached FROM search_state s WHERE s.id = 1`, search.Format)
+
 // Pending is an item whose document is still to be made.
 type Pending struct {
 	Key      item.Key
@@ -121,8 +126,8 @@ func PendingDocuments(ctx context.Context, u *txn.Unit, latest bool, limit int) 
 	parts := make([]string, len(texts))
 	for i, t := range texts {
 		parts[i] = `(SELECT t.key, ` + t.size() + ` AS bytes, t.accessed_at FROM ` + t.name + ` t
-			WHERE t.accessed_at >= (SELECT s.reached FROM search_state s WHERE s.id = 1)
-				AND t.updated_at >= (SELECT s.complete FROM search_state s WHERE s.id = 1)
+			WHERE t.accessed_at >= (SELECT s.reached FROM (` + progressSQL + `) s)
+				AND t.updated_at >= (SELECT s.complete FROM (` + progressSQL + `) s)
 				AND ` + condition + ` AND ` + t.pendingCondition() + ` ORDER BY t.` + order + ` LIMIT $1)`
 	}
 	u.Queue(inOrder)
@@ -240,18 +245,17 @@ func ReadProgress(ctx context.Context, u *txn.Unit) (Progress, error) {
 	return queryOne(ctx, u, pgx.RowToStructByPos[Progress],
 		`SELECT s.complete, s.reached, least(a.began, clock_timestamp() - $1 * interval '1 second'), a.active,
 			EXISTS (SELECT FROM components t WHERE t.accessed_at >= s.reached) OR EXISTS (SELECT FROM blocks t WHERE t.accessed_at >= s.reached)
-		FROM search_state s, (
+		FROM (`+progressSQL+`) s, (
 			SELECT min(least(a.xact_start, CASE a.state WHEN 'active' THEN a.query_start END))
 					FILTER (WHERE a.xact_start IS NULL OR a.xact_start > clock_timestamp() - interval '1 hour') AS began,
 				count(*) FILTER (WHERE a.state = 'active') AS active
 			FROM pg_stat_activity a
-			WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.backend_type = 'client backend') a
-		WHERE s.id = 1`, horizonMargin.Seconds())
+			WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.backend_type = 'client backend') a`, horizonMargin.Seconds())
 }
 
 // SetProgress says how far documents are made when the unit ends.
 func SetProgress(u *txn.Unit, p Progress) {
-	u.Queue(`UPDATE search_state SET complete = $1, reached = $2 WHERE id = 1`, p.Complete, p.Reached)
+	u.Queue(`UPDATE search_state SET complete = $1, reached = $2, format = $3 WHERE id = 1`, p.Complete, p.Reached, search.Format)
 }
 
 // RewindProgress says, when the unit ends, that items of so long ago may have no

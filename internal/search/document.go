@@ -16,7 +16,7 @@ import (
 
 // Format numbers the rules by which documents are made. Whoever changes them raises
 // it, and every document is made anew.
-const Format = 1
+const Format = 2
 
 // Document is what the database keeps of an item to find it by.
 type Document struct {
@@ -47,25 +47,49 @@ type field struct {
 func NewDocument(key item.Key, component *item.Component, block *item.Block) Document {
 	var doc Document
 	fields := fieldsOf(key, component, block, reader{category: func(category string) { doc.Categories = append(doc.Categories, category) }})
-	vector, head := newVector(maxVector), newVector(maxHead)
-	// A short prefix is looked for in names alone, as a word of its own: by its
-	// letters it would be the beginning of half of what there is.
-	for _, name := range beginnings(key.Name()) {
-		vector.put(name, 1, weightName)
-		head.put(name, 1, weightName)
-	}
-	for _, f := range fields {
-		if f.weight <= weightTitle {
-			head.add(f)
-		}
-		vector.add(f)
-	}
 	for s := (scanner{text: key.Name()}); s.next(); {
 		doc.Words += len(s.parts)
 		doc.Folded += joined(s.parts)
 	}
-	doc.Vector, doc.Head = vector.String(), head.String()
+	names := beginnings(key.Name())
+	heads := slices.IndexFunc(fields, func(f field) bool { return f.weight > weightTitle })
+	doc.Head = vectorOf(maxHead, names, fields[:heads]).String()
+	vector := vectorOf(maxVector, names, fields)
+	if vector.full {
+		vector = crowdedVector(names, fields)
+	}
+	doc.Vector = vector.String()
 	return doc
+}
+
+// vectorOf makes the vector of texts, as far as there is room.
+func vectorOf(limit bounds, names []string, fields []field) *vector {
+	v := newVector(limit)
+	// A short prefix is looked for in names alone, as a word of its own: by its
+	// letters it would be the beginning of half of what there is.
+	for _, name := range names {
+		v.put(name, 1, weightName)
+	}
+	for _, f := range fields {
+		v.add(f, allForms)
+	}
+	return v
+}
+
+// crowdedVector makes the vector of texts that are too much for one. Behind the name each
+// word of them comes first, however far behind it stands, and then, while there is room,
+// what is made of several. By its mark a query knows what may lack that.
+func crowdedVector(names []string, fields []field) *vector {
+	v := vectorOf(maxVector, names, fields[:1])
+	v.word(crowdedMark)
+	last := v.last
+	for _, some := range []forms{words, pairs, wholes} {
+		v.last = last
+		for _, f := range fields[1:] {
+			v.add(f, some)
+		}
+	}
+	return v
 }
 
 // fieldsOf returns the texts of an item, those first that matter most: where the
@@ -222,21 +246,43 @@ func (r reader) text(name, text string, all bool) {
 
 // Bounds of a tsvector.
 const (
-	// maxVector keeps the lexemes and their positions below the 1 MiB that PostgreSQL takes.
-	maxVector = 900 << 10
-	// maxHead keeps a head where it is read without being fetched from elsewhere.
-	maxHead      = 1200
 	maxPosition  = 16383 // the last place that a tsvector knows
 	maxPositions = 255   // of one lexeme
 	// fieldGap keeps phrases from reaching from one text into the next.
 	fieldGap = 8
 )
 
+// bounds are how many bytes a vector may have, where each of its lexemes counts so many
+// besides its letters and places.
+type bounds struct{ size, lexeme int }
+
+var (
+	// maxVector is what PostgreSQL takes.
+	maxVector = bounds{1<<20 - 1, 0}
+	// maxHead keeps a head where it is read without being fetched from elsewhere.
+	maxHead = bounds{1200, 5}
+)
+
+// crowdedMark is the lexeme of vectors that have no room for all that is made of several
+// words; it is no word's own.
+const crowdedMark = "^^"
+
+// forms are the lexemes that are made of a text.
+type forms int
+
+const (
+	words    forms = 1 << iota // the parts of compounds, and their singulars
+	pairs                      // neighbouring parts of a compound
+	wholes                     // longer compounds, and two words with a space between them
+	allForms = words | pairs | wholes
+)
+
 // vector is a tsvector in the making.
 type vector struct {
-	limit    int
+	bounds   bounds
 	size     int
-	last     int // position
+	full     bool // something had no room
+	last     int  // position
 	postings map[string]*posting
 }
 
@@ -251,27 +297,31 @@ type place struct {
 	weight   byte
 }
 
-func newVector(limit int) *vector { return &vector{limit: limit, postings: make(map[string]*posting)} }
+func newVector(limit bounds) *vector {
+	return &vector{bounds: limit, postings: make(map[string]*posting)}
+}
 
-// add adds the words of a text behind those that are there.
-func (v *vector) add(f field) {
+// add adds some forms of the words of a text behind those that are there.
+func (v *vector) add(f field, some forms) {
 	before := "" // the last part of the compound before
-	for s := (scanner{text: f.text}); v.size < v.limit && s.next(); {
+	for s := (scanner{text: f.text}); !v.full && s.next(); {
 		first := v.last + 1
-		if s.spaced && before != "" && pairs(f.weight, before, s.parts[0].lexeme) {
+		if some&wholes != 0 && s.spaced && before != "" && spacedPair(f.weight, before, s.parts[0].lexeme) {
 			v.put(bounded(before+s.parts[0].lexeme), v.last, f.weight)
 		}
 		for i, p := range s.parts {
 			v.last++
-			v.put(p.lexeme, v.last, f.weight)
-			if one := singular(p.lexeme); one != "" {
-				v.put(one, v.last, f.weight)
+			if some&words != 0 {
+				v.put(p.lexeme, v.last, f.weight)
+				if one := singular(p.lexeme); one != "" {
+					v.put(one, v.last, f.weight)
+				}
 			}
-			if i > 0 {
+			if some&pairs != 0 && i > 0 {
 				v.put(bounded(s.parts[i-1].lexeme+p.lexeme), v.last-1, f.weight)
 			}
 		}
-		if n := len(s.parts); n > 2 && n <= maxWhole {
+		if n := len(s.parts); some&wholes != 0 && n > 2 && n <= maxWhole {
 			v.put(joined(s.parts), first, f.weight)
 		}
 		before = s.parts[len(s.parts)-1].lexeme
@@ -279,29 +329,46 @@ func (v *vector) add(f field) {
 	v.last += fieldGap
 }
 
-// pairs tells whether two words with a space between them also count as one, as
+// spacedPair tells whether two words with a space between them also count as one, as
 // `data table` does for dataTable. Of code that is only where both may be words.
-func pairs(weight byte, a, b string) bool {
+func spacedPair(weight byte, a, b string) bool {
 	return weight < weightBody || len(a) > 2 && len(b) > 2 && a[0] > '9' && b[0] > '9'
 }
 
-// put puts a lexeme at a position, where there is room.
-func (v *vector) put(lexeme string, position int, weight byte) {
-	position = min(position, maxPosition)
+// word returns the posting of a lexeme, nil where there is no room for it.
+func (v *vector) word(lexeme string) *posting {
 	p := v.postings[lexeme]
-	if p == nil {
-		if v.size += len(lexeme) + 8; v.size > v.limit {
-			return
-		}
+	if p == nil && v.room(v.bounds.lexeme+len(lexeme)) {
 		p = new(posting)
 		v.postings[strings.Clone(lexeme)] = p
 	}
-	if p.highest == position || len(p.places) == maxPositions {
+	return p
+}
+
+// room takes so many bytes, if they are there.
+func (v *vector) room(bytes int) bool {
+	v.full = v.full || v.size+bytes > v.bounds.size
+	if !v.full {
+		v.size += bytes
+	}
+	return !v.full
+}
+
+// put puts a lexeme at a position, where there is room. Behind the last position that
+// there is, it stands without one: it is found, though not in a row with others.
+func (v *vector) put(lexeme string, position int, weight byte) {
+	p := v.word(lexeme)
+	if p == nil || position > maxPosition || p.highest == position || len(p.places) == maxPositions {
 		return
 	}
-	p.highest = position
-	v.size += 2
-	p.places = append(p.places, place{position, weight})
+	bytes := 2
+	if len(p.places) == 0 {
+		bytes += 3 // their number, aligned
+	}
+	if v.room(bytes) {
+		p.highest = position
+		p.places = append(p.places, place{position, weight})
+	}
 }
 
 // String returns the vector as PostgreSQL reads it. A lexeme has nothing in it that

@@ -179,7 +179,7 @@ func addGroup(q *Query, group []term, last bool) (node, bool) {
 		case !end && t.idle() && slices.ContainsFunc(group, func(t term) bool { return !t.not && !t.idle() }):
 		default:
 			n := t.node(end)
-			all = append(all, n)
+			all = append(all, t.inCrowded(n, end))
 			q.Words = append(q.Words, n.render(""))
 			q.Names = append(q.Names, n.render("A"))
 			q.Sizes = append(q.Sizes, t.size())
@@ -242,6 +242,21 @@ func (t term) node(prefix bool) node {
 		all = append(all, compound(w, prefix && i == len(t.words)-1))
 	}
 	return allOf(all)
+}
+
+// inCrowded finds what a term's node does and, where a document has no room for compounds,
+// what has all their parts.
+func (t term) inCrowded(n node, prefix bool) node {
+	if t.phrase || !slices.ContainsFunc(t.words, func(w []part) bool { return len(w) > 1 }) {
+		return n
+	}
+	all := []node{{op: opLexeme, lexeme: crowdedMark}}
+	for i, w := range t.words {
+		for j, p := range w {
+			all = append(all, oneOf(p.lexeme, prefix && i == len(t.words)-1 && j == len(w)-1))
+		}
+	}
+	return anyOf([]node{n, allOf(all)})
 }
 
 // compound finds a compound as it is written, or with other separators.
@@ -347,7 +362,8 @@ func (n node) writeInParentheses(b *strings.Builder, weights string) {
 }
 
 // MayFind tells whether a Vector may be found: it has a word that is looked for, or
-// one that begins like it.
+// one that begins like it, or no room for all that is.
 func (q Query) MayFind(vector string) bool {
-	return slices.ContainsFunc(q.wanted, func(w wanted) bool { return strings.Contains(vector, "'"+w.lexeme) })
+	return strings.Contains(vector, "'"+crowdedMark+"'") ||
+		slices.ContainsFunc(q.wanted, func(w wanted) bool { return strings.Contains(vector, "'"+w.lexeme) })
 }

@@ -3,6 +3,7 @@ package search_test
 import (
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"unicode"
@@ -94,6 +95,42 @@ func TestDocument(t *testing.T) {
 	require.Contains(t, lexemes(d.Vector, "C"), "css")
 }
 
+// Words behind the last position that a vector knows have none; where a vector has no
+// room for all that is made of words, it has the words, and what is made of the first ones.
+func TestDocumentOfManyWords(t *testing.T) {
+	t.Parallel()
+	many := func(n int, format string) string {
+		var b strings.Builder
+		for i := range n {
+			letters := []byte("aaaaaa")
+			for j := range letters {
+				letters[j] += byte(i % 26)
+				i /= 26
+			}
+			b.WriteString(strings.ReplaceAll(format, "%", string(letters)))
+		}
+		return b.String() + "theEnd"
+	}
+	for _, tc := range []struct {
+		text    string
+		crowded bool
+		has     []string
+		not     []string
+	}{
+		{many(16_000, "%\n"), false, []string{"'aaaaaa':", "'the':", "'end':", "'theend':"}, nil},
+		{many(17_000, "%\n"), false, []string{"'aaaaaa':", "'the' ", "'end' ", "'theend' "}, nil},
+		{many(60_000, "% "), true, []string{"'aaaaaa':", "'the' ", "'end' ", "'datatable':1A", "'theend' ", "'aaaaaabaaaaa':"}, nil},
+		{many(100_000, "% "), true, []string{"'aaaaaa':", "'the' ", "'end' ", "'datatable':1A", "'theend' "}, nil},
+		{many(170_000, "% "), true, []string{"'aaaaaa':", "'datatable':1A"}, []string{"'end' ", "'theend' "}},
+	} {
+		vector := component(t, "dataTable", tc.text).Vector
+		require.Equal(t, tc.crowded, strings.Contains(vector, "'^^' "), len(tc.text))
+		lacks := func(entry string) bool { return !strings.Contains(vector, entry) }
+		require.Empty(t, slices.DeleteFunc(tc.not, lacks), len(tc.text))
+		require.Equal(t, slices.Clone(tc.has), slices.DeleteFunc(tc.has, lacks), len(tc.text))
+	}
+}
+
 func TestParseQuery(t *testing.T) {
 	t.Parallel()
 	for q, want := range map[string]string{
@@ -110,8 +147,9 @@ func TestParseQuery(t *testing.T) {
 		"a table":          "'table':*",
 		"table with":       "('table' & 'with':*) | 'tablewith':*",
 		"the of":           "('the' & ('of' | '^of')) | ('theof':*)",
-		"dataTable":        "'datatable':*",
-		"use-data-table x": "(('usedatatable' | ('usedata' & 'datatable')) & ('x' | '^x')) | 'usedatatablex':*",
+		"dataTable":        "'datatable':* | ('^^' & 'data' & 'table':*)",
+		"use-data-table x": "(('usedatatable' | ('usedata' & 'datatable') | ('^^' & 'use' & 'data' & 'table')) & ('x' | '^x')) | 'usedatatablex':*",
+		"tab -dataTable":   "'tab' & (!'datatable')",
 		`"data table"`:     "'data' <-> 'table'",
 		`"data table`:      "'data' <-> 'table'",
 		`"dataTable" big`:  "('data' <-> 'table') & ('big':*)",

@@ -755,6 +755,12 @@ export interface paths {
          *     as `cursor` with the same other parameters. A result that does not change during the whole walk is listed
          *     exactly once.
          *
+         *     **Very large items.** In quotes, words are found among the first 16,000 or so of an item, where each part of an
+         *     identifier is one. Different words are all found as long as those of an item have less than a million bytes
+         *     together; what comes behind these is not. Where its identifiers are too much besides, some are known by their
+         *     parts alone: `dataTable` and `data-table` then find the item wherever both parts stand in it, `datatable` does
+         *     not find it, and `-dataTable` does not leave it out.
+         *
          *     Whatever was written before the search began is found, on every server, and nothing that has been deleted,
          *     overwritten or has expired. Only while very much has just been written, such as by an import, may items that
          *     were not written last be missing: the answer then has `Stockroom-Search-Incomplete`, and moments later they

@@ -159,7 +159,7 @@ func (p *Postgres) Fill(ctx context.Context, database string, n int) error {
 		ORDER BY md5(i::text)`, ScaleFirstName, ScaleFrameworks, n-1),
 		fmt.Sprintf(`INSERT INTO search_documents (name, framework, kind, etag, format, words, folded, categories, head, vector)
 			SELECT name, framework, 'component', etag, %d, 1, name, '{}', '', '' FROM components`, search.Format),
-		"UPDATE search_state SET complete = now(), reached = now(), compare_at = now() + interval '1 day'",
+		fmt.Sprintf("UPDATE search_state SET complete = now(), reached = now(), format = %d, compare_at = now() + interval '1 day'", search.Format),
 		"VACUUM (ANALYZE, FREEZE) components, search_documents")
 	return errors.Join(err, p.Recount(ctx, database))
 }
