@@ -32,7 +32,8 @@ import (
 )
 
 // overhead is what a cached item costs besides its key and its JSON, measured
-// by TestOverheadIsCounted: the entry, its ETag, and its share of otter's tables.
+// by TestOverheadIsCounted: the entry, its hits, its ETag, and its share of otter's
+// tables.
 const overhead = 448
 
 // forever is when an item without TTL expires.
