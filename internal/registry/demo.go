@@ -11,10 +11,10 @@ const demoSuffix = "-demo"
 
 // DemoTarget returns the key of the component that the value demonstrates: an
 // example named X-demo has the demo code of the component X. It reports false
-// for everything else.
+// for everything else, an example without code included: it has nothing to show.
 func DemoTarget(v item.Value) (item.Key, bool) {
 	name, ok := strings.CutSuffix(v.Key.Name(), demoSuffix)
-	if !ok || v.Component == nil {
+	if !ok || v.Component == nil || v.Component.SourceCode == "" {
 		return item.Key{}, false
 	}
 	if itemType, _ := keptIn(v).text("type"); itemType != typeExample {

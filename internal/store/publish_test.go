@@ -140,6 +140,11 @@ func TestWhatIsNoDemoFillsNothing(t *testing.T) {
 	expire(t, b.other, key(t, "component:react:card-demo"))
 	require.NoError(t, b.publish("registry:ui", "card"))
 	require.Empty(t, b.demoCode("card"), "what has expired is no demo either")
+	require.NoError(t, b.publish("registry:ui", "dialog"))
+	require.NoError(t, b.publish("registry:example", "dialog-demo"))
+	_, err := b.Publish(t.Context(), registryItemOf(t, "registry:example", "dialog-demo", ""), nil, item.Precondition{})
+	require.NoError(t, err)
+	require.Equal(t, "code of dialog-demo", b.demoCode("dialog"), "one without code takes nothing away")
 	checkUsage(t, b.other)
 }
 
