@@ -248,7 +248,7 @@ func TestCountersSayWhatHappened(t *testing.T) {
 	i.must(http.MethodPut, "/v1/items/component:f:large", component(1699))
 	expired := map[string]int64{"component": 2, "entry": 1, "block": 1}
 	i.shows(byKind("stockroom_expirations_total", expired), "stockroom_expirations_total")
-	i.shows(map[string]int64{}, "stockroom_evictions_total")
+	i.shows(byKind("stockroom_evictions_total", map[string]int64{"component": 0, "entry": 0, "block": 0}), "stockroom_evictions_total")
 
 	// Evictions: one byte too many takes the item that was used longest ago.
 	_, err := conn.Exec(t.Context(), `UPDATE blocks SET accessed_at = accessed_at - interval '2 hours'`)
@@ -378,11 +378,11 @@ func TestSlotsAreCounted(t *testing.T) {
 	samples := i.metrics()
 	require.EqualValues(t, 3, samples["stockroom_slot_limit"])
 	require.EqualValues(t, 1024, samples["stockroom_slot_queue_limit"])
-	require.EqualValues(t, 7, samples[`db_client_connection_max{db_client_connection_pool_name="stockroom"}`])
+	require.EqualValues(t, 3+6, samples[`db_client_connection_max{db_client_connection_pool_name="stockroom"}`])
 	stats := i.stats()
 	require.EqualValues(t, 3, stats.Queue.Capacity)
 	require.EqualValues(t, 1024, stats.Queue.Length)
-	require.EqualValues(t, 7, stats.Pool.Max)
+	require.EqualValues(t, 3+6, stats.Pool.Max)
 	require.Equal(t, stats.Pool.Total+1, stats.TrackedConnections.Database, "one is for notices")
 	require.EqualValues(t, 1, stats.TrackedConnections.HTTP)
 
@@ -436,7 +436,8 @@ func TestBreakerIsCounted(t *testing.T) {
 	i := launch(t, map[string]string{"STOCKROOM_BREAKER_FAILURES": "1", "STOCKROOM_BREAKER_TIMEOUT": "1500ms", "STOCKROOM_CACHE_MAX_STALENESS": "1ms"})
 	i.must(http.MethodPut, "/v1/items/a", "1")
 	i.must(http.MethodGet, "/v1/items/a", "") // the cache has it now
-	i.shows(map[string]int64{}, "stockroom_breaker_changes_total")
+	const changed = "stockroom_breaker_changes_total"
+	i.shows(map[string]int64{changed + `{state="open"}`: 0, changed + `{state="half-open"}`: 0, changed + `{state="closed"}`: 0}, changed)
 	state := func(current string) map[string]int64 {
 		samples := map[string]int64{}
 		for _, name := range []string{"closed", "half-open", "open"} {
@@ -472,8 +473,7 @@ func TestBreakerIsCounted(t *testing.T) {
 		require.Equal(t, slots, i.metrics()["stockroom_slot_wait_duration_seconds_count"])
 	}
 	until(t, "the breaker closes", func() bool { return i.send(http.MethodPut, "/v1/items/a", "4").status == http.StatusOK })
-	const name = "stockroom_breaker_changes_total"
-	i.shows(map[string]int64{name + `{state="open"}`: 1, name + `{state="half-open"}`: 1, name + `{state="closed"}`: 1}, name)
+	i.shows(map[string]int64{changed + `{state="open"}`: 1, changed + `{state="half-open"}`: 1, changed + `{state="closed"}`: 1}, changed)
 	i.shows(state("closed"), "stockroom_breaker_state")
 	require.Equal(t, "closed", i.stats().BreakerState)
 	var changes []any
@@ -794,7 +794,13 @@ func TestRetriesShow(t *testing.T) {
 	i := launch(t, map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": collector.URL})
 	i.must(http.MethodPut, "/v1/items/a", "1")
 	const name = "stockroom_transaction_retries_total"
-	i.shows(map[string]int64{}, name)
+	retries := func(serialization, deadlock int64) map[string]int64 {
+		return map[string]int64{
+			name + `{db_response_status_code="40001"}`: serialization, name + `{db_response_status_code="40P01"}`: deadlock,
+			name + `{db_response_status_code="55P03"}`: 0,
+		}
+	}
+	i.shows(retries(0, 0), name)
 	conn := pgtest.Connect(t, i.dsn)
 	for _, statement := range []string{
 		"CREATE SEQUENCE tries", // counts on when a transaction is rolled back
@@ -814,7 +820,7 @@ func TestRetriesShow(t *testing.T) {
 	asked := collector.ask(i, http.MethodPost, "/v1/mdelete", `{"keys":["a"]}`)
 	require.Equal(t, http.StatusOK, asked.status)
 	require.Equal(t, `{"deleted":1}`, asked.body)
-	i.shows(map[string]int64{name + `{db_response_status_code="40001"}`: 2, name + `{db_response_status_code="40P01"}`: 1}, name)
+	i.shows(retries(2, 1), name)
 	require.NoError(t, i.stop())
 
 	unit := collector.trace(asked.traceID).named(unitSpan)

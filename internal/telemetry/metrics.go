@@ -117,10 +117,30 @@ func NewMetrics(meter metric.Meter) (*Metrics, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
+	m.beginCounts()
 	_, err = meter.RegisterCallback(m.observe, m.slots, m.slotsUsed, m.queue, m.queueLimit, m.rejections, m.breakerState,
 		m.usage, m.usageLimit, m.items, m.connections, m.listening, m.peers, m.cacheHits, m.cacheMisses,
 		m.pool.Inst(), m.poolMax.Inst())
 	return m, err
+}
+
+var breakerStates = []string{"closed", "half-open", "open"}
+
+// beginCounts has what may happen counted from 0: a series that begins with its first
+// event has not risen, to those who look at rates (Prometheus, "Instrumentation", avoid
+// missing metrics).
+func (m *Metrics) beginCounts() {
+	ctx := context.Background()
+	for _, kind := range []string{"component", "block", "entry"} {
+		m.Evicted(ctx, kind, 0)
+		m.Expired(ctx, kind, 0)
+	}
+	for _, state := range breakerStates {
+		m.breaker.Add(ctx, 0, by("state", state))
+	}
+	for _, sqlState := range []string{"40001", "40P01", "55P03"} {
+		m.retries.Add(ctx, 0, metric.WithAttributes(semconv.DBResponseStatusCode(sqlState)))
+	}
 }
 
 // NoMetrics returns Metrics that go nowhere.
@@ -299,7 +319,7 @@ func (g *gauges) observe(_ context.Context, o metric.Observer) error {
 	}
 	if f := g.observeBreaker.Load(); f != nil {
 		current := (*f)()
-		for _, state := range []string{"closed", "half-open", "open"} {
+		for _, state := range breakerStates {
 			var value int64
 			if state == current {
 				value = 1

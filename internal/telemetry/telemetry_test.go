@@ -322,8 +322,8 @@ func TestGlobalsAreLeftAlone(t *testing.T) {
 	require.Empty(t, otel.GetTextMapPropagator().Fields())
 
 	one.Metrics.Expired(t.Context(), "entry", 1)
-	require.Contains(t, scrape(t, one), "stockroom_expirations_total")
-	require.NotContains(t, scrape(t, two), "stockroom_expirations_total")
+	require.Contains(t, scrape(t, one), `stockroom_expirations_total{kind="entry"} 1`)
+	require.Contains(t, scrape(t, two), `stockroom_expirations_total{kind="entry"} 0`)
 }
 
 func TestPropagator(t *testing.T) {
