@@ -142,14 +142,38 @@ func (g *Gate) Enter() (*Place, error) {
 	if g.closed.Err() != nil {
 		return nil, ErrClosed
 	}
+	if place := g.enter(); place != nil {
+		return place, nil
+	}
+	g.queueFull.Add(1)
+	return nil, ErrQueueFull
+}
+
+// EnterOrTake is Enter for who would rather wait, though a slot may be free: where all
+// places are taken it takes one, as TryAcquire does.
+func (g *Gate) EnterOrTake() (*Place, *Slot, error) {
+	if g.closed.Err() != nil {
+		return nil, nil, ErrClosed
+	}
+	if place := g.enter(); place != nil {
+		return place, nil, nil
+	}
+	if slot, ok := g.TryAcquire(); ok {
+		return nil, slot, nil
+	}
+	g.queueFull.Add(1)
+	return nil, nil, ErrQueueFull
+}
+
+// enter takes a place, nil where there is none.
+func (g *Gate) enter() *Place {
 	for {
 		n := g.waiting.Load()
 		if n >= int64(g.queueLength) {
-			g.queueFull.Add(1)
-			return nil, ErrQueueFull
+			return nil
 		}
 		if g.waiting.CompareAndSwap(n, n+1) {
-			return &Place{gate: g, entered: time.Now()}, nil
+			return &Place{gate: g, entered: time.Now()}
 		}
 	}
 }

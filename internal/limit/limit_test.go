@@ -403,3 +403,25 @@ func BenchmarkAcquireFree(b *testing.B) {
 		slot.Release()
 	}
 }
+
+func TestASlotInPlaceOfAPlace(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := NewGate(1, 1, maxWait)
+		place, slot, err := g.EnterOrTake()
+		require.NoError(t, err)
+		require.Nil(t, slot, "it would rather wait")
+		_, slot, err = g.EnterOrTake()
+		require.NoError(t, err)
+		require.NotNil(t, slot)
+		require.Zero(t, g.State().QueueFull, "nobody has been refused")
+		_, _, err = g.EnterOrTake()
+		require.ErrorIs(t, err, ErrQueueFull)
+		require.EqualValues(t, 1, g.State().QueueFull)
+		place.Leave()
+		slot.Release()
+		g.Close()
+		_, _, err = g.EnterOrTake()
+		require.ErrorIs(t, err, ErrClosed)
+	})
+}

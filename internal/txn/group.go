@@ -97,16 +97,16 @@ func (g *Group[T]) Do(ctx context.Context, value T) error {
 	}
 	done := make(chan struct{})
 	op.tell = func() { close(done) }
-	err := g.enqueue(op, nil)
-	if err == nil {
-		return g.await(op, done)
+	slot, err := g.enqueue(op, nil)
+	if err != nil {
+		return err
 	}
-	if slot, ok := g.beginBeside(ctx, err); ok {
+	if slot != nil {
 		op.tell = nil
 		g.work(slot, []*Op[T]{op})
 		return op.Err
 	}
-	return err
+	return g.await(op, done)
 }
 
 // Start is Do for a caller who does not wait in it: finish is called with the error,
@@ -127,18 +127,16 @@ func (g *Group[T]) Start(ctx context.Context, timeout time.Duration, value T, fi
 	}
 	if slot, ok := g.beginAlone(ctx); ok {
 		go g.work(slot, []*Op[T]{op})
-	} else if err := g.enqueue(op, func() {
+	} else if slot, err := g.enqueue(op, func() {
 		if g.withdraw(op) {
 			op.Err = noSlot(op.place.GiveUp())
 			op.tell()
 		}
 	}); err != nil {
-		if slot, ok := g.beginBeside(ctx, err); ok {
-			go g.work(slot, []*Op[T]{op})
-		} else {
-			op.Err = err
-			op.tell()
-		}
+		op.Err = err
+		op.tell()
+	} else if slot != nil {
+		go g.work(slot, []*Op[T]{op})
 	}
 	return func(reason error) {
 		end(reason)
@@ -184,30 +182,22 @@ func (g *Group[T]) beginAlone(ctx context.Context) (slot *limit.Slot, ok bool) {
 	return slot, true
 }
 
-// beginBeside returns a slot for an operation that has found no place to wait in, if one
-// is free: it need not wait then, though it would better have gone with others. The
-// caller is one more worker then.
-func (g *Group[T]) beginBeside(ctx context.Context, refused error) (slot *limit.Slot, ok bool) {
-	if !errors.Is(refused, limit.ErrQueueFull) {
-		return nil, false
-	}
-	if slot, ok = g.manager.gate.TryAcquire(); !ok {
-		return nil, false
-	}
-	g.mu.Lock()
-	g.workers++
-	g.mu.Unlock()
-	g.manager.metrics.SlotWaited(ctx, 0)
-	return slot, true
-}
-
 // enqueue has an operation wait for the next transaction. tooLong, if not nil, is
-// called when it has waited for as long as it may.
-func (g *Group[T]) enqueue(op *Op[T], tooLong func()) error {
+// called when it has waited for as long as it may. Where there is no place to wait but a
+// slot is free, it need not, though it would better go with others: then the slot is
+// returned, and the caller is one more worker.
+func (g *Group[T]) enqueue(op *Op[T], tooLong func()) (*limit.Slot, error) {
 	if gate := g.manager.gate; gate != nil {
-		place, err := gate.Enter()
+		place, slot, err := gate.EnterOrTake()
 		if err != nil {
-			return noSlot(err)
+			return nil, noSlot(err)
+		}
+		if slot != nil {
+			g.manager.metrics.SlotWaited(op.ctx, 0)
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.workers++
+			return slot, nil
 		}
 		op.place = place
 	}
@@ -227,7 +217,7 @@ func (g *Group[T]) enqueue(op *Op[T], tooLong func()) error {
 	} else {
 		g.watch()
 	}
-	return nil
+	return nil, nil
 }
 
 // mayBegin tells whether there may be one more worker for so many operations. Others
