@@ -21,9 +21,14 @@ func (b *bundle) accesses(k item.Key) int {
 	return scan[int](b.t, b.other, `SELECT access_count FROM `+table(k)+` WHERE key = $1`, k.String())
 }
 
+// caches are what accesses are counted the same with.
+func caches() map[string]*readcache.Cache {
+	return map[string]*readcache.Cache{"without a cache": nil, "with a cache": readcache.New(1<<20, time.Minute)}
+}
+
 func TestReadsAreCountedByOneFlush(t *testing.T) {
 	t.Parallel()
-	for name, cache := range map[string]*readcache.Cache{"without a cache": nil, "with a cache": readcache.New(1<<20, time.Minute)} {
+	for name, cache := range caches() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := setup(t, store.Options{Cache: cache})
@@ -120,7 +125,7 @@ func TestFlushOfManyMarks(t *testing.T) {
 
 func TestFlushAmongReadersAndWriters(t *testing.T) {
 	t.Parallel()
-	for name, cache := range map[string]*readcache.Cache{"without a cache": nil, "with a cache": readcache.New(1<<20, time.Minute)} {
+	for name, cache := range caches() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := setup(t, store.Options{Cache: cache})
