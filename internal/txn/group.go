@@ -51,7 +51,7 @@ type GroupRules[T any] struct {
 // Op is an operation of a group.
 type Op[T any] struct {
 	Value T
-	Err   error // what Do returns, for run to set
+	Err   error // what Do returns, for run to set where it fails
 
 	ctx   context.Context //nolint:containedctx // of the caller who waits for it
 	until time.Time       // when it has to end; zero: never
@@ -508,6 +508,7 @@ func (g *Group[T]) perform(slot *limit.Slot, ops []*Op[T]) {
 			}
 			if ctx.Err() != nil && op.hasMoreTime(ctx) &&
 				errors.Is(op.Err, context.DeadlineExceeded) && !errors.Is(op.Err, ErrCommitUnknown) {
+				op.Err = nil // run need not set it where it succeeds
 				again = append(again, op)
 			} else if op.tell != nil {
 				op.tell()

@@ -55,9 +55,10 @@ func newCrewOf(gate *limit.Gate) *crew {
 			r.values = append(r.values, op.Value)
 		}
 		c.runs <- r
-		err := <-r.outcomes
-		for _, op := range ops {
-			op.Err = err
+		if err := <-r.outcomes; err != nil { // a run that succeeds may leave Err as it is
+			for _, op := range ops {
+				op.Err = err
+			}
 		}
 	})
 	return c
