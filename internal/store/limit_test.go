@@ -224,6 +224,23 @@ func TestMaintain(t *testing.T) {
 	require.Zero(t, checkUsage(t, b.other))
 }
 
+// What lives is not evicted for what has expired, though somebody else is sweeping.
+func TestMaintainBesideASweeper(t *testing.T) {
+	t.Parallel()
+	b := setup(t, store.Options{})
+	b.mustPut(sized(t, "live", 100))
+	b.mustPut(sized(t, "gone", 100))
+	b.age(map[string]int{"live": 100})
+	expire(t, b.other, key(t, "gone"))
+	exec(t, pgtest.Connect(t, b.dsn), `SELECT pg_advisory_lock($1)`, int64(0x53746f636b537770)) // which sweepers share by
+	bytes := int64(100)
+	done, err := b.Maintain(t.Context(), store.Maintenance{TargetBytes: &bytes})
+	require.NoError(t, err)
+	require.Equal(t, store.Maintained{Expired: 1, Usage: item.UsageOf(item.KindEntry, 1, 100)}, done)
+	require.Equal(t, []string{"live"}, b.stored())
+	require.Equal(t, done.Usage, checkUsage(t, b.other))
+}
+
 // Without a limit, items may claim to be larger in all than can be counted.
 func TestClaimsBeyondCounting(t *testing.T) {
 	t.Parallel()

@@ -141,15 +141,13 @@ func (s *Store) Maintain(ctx context.Context, ask Maintenance) (done Maintained,
 		}
 		done.Expired += int64(n)
 	}
-	for {
-		n, more, err := s.evictBatch(ctx, ask, done.Evicted)
-		if err != nil {
+	for more := true; more; {
+		var batch Maintained
+		if batch, more, err = s.evictBatch(ctx, ask, done.Evicted); err != nil {
 			return done, err
 		}
-		done.Evicted += n
-		if !more {
-			break
-		}
+		done.Expired += batch.Expired
+		done.Evicted += batch.Evicted
 	}
 	stats, err := s.Stats(ctx)
 	done.Usage = stats.Usage
@@ -157,13 +155,23 @@ func (s *Store) Maintain(ctx context.Context, ask Maintenance) (done Maintained,
 }
 
 // evictBatch evicts one batch of what ask wants, of which evicted are gone
-// already, and tells whether there is more to do.
-func (s *Store) evictBatch(ctx context.Context, ask Maintenance, evicted int64) (n int64, more bool, err error) {
+// already, and tells whether there is more to do. What has expired goes first, since
+// somebody else may have been sweeping, or time has passed.
+func (s *Store) evictBatch(ctx context.Context, ask Maintenance, evicted int64) (done Maintained, more bool, err error) {
 	marks := s.newMarksInUnit()
 	err = s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
-		n, more = 0, false
+		done, more = Maintained{}, false
 		var size repo.Size
 		repo.LockSize(u, true, &size)
+		usage, last, err := s.evictExpired(ctx, u)
+		if err != nil {
+			return err
+		}
+		if !last {
+			done.Expired, more = -usage.Items.Total(), true
+			repo.AddUsage(u, usage)
+			return nil
+		}
 		if err := marks.apply(ctx, u); err != nil {
 			return err
 		}
@@ -176,18 +184,17 @@ func (s *Store) evictBatch(ctx context.Context, ask Maintenance, evicted int64) 
 		if len(victims) == 0 {
 			return nil
 		}
-		usage, err := s.evictItems(ctx, u, victims)
-		if err != nil {
+		if usage, err = s.evictItems(ctx, u, victims); err != nil {
 			return err
 		}
-		n = -usage.Items.Total()
+		done.Evicted = -usage.Items.Total()
 		// Those that were used since they were chosen are still there.
-		more = len(victims) == all || n < int64(len(victims))
+		more = len(victims) == all || done.Evicted < int64(len(victims))
 		repo.AddUsage(u, usage)
 		return nil
 	})
 	marks.end(err)
-	return n, more, err
+	return done, more, err
 }
 
 // wanted returns the first victims as far as ask wants them to go.
