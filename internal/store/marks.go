@@ -168,6 +168,11 @@ func (s *Store) FlushMarks(ctx context.Context) error {
 func (s *Store) applyMarks(ctx context.Context, marks map[string]*mark) error {
 	return s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
 		s.shareSize(u)
+		// The ages are reckoned when the lock is had: by as much as that was waited for, the
+		// accesses would be later else.
+		if err := u.Flush(ctx); err != nil {
+			return err
+		}
 		return repo.ApplyMarks(ctx, u, listOf(marks))
 	})
 }

@@ -293,6 +293,27 @@ func TestMarksOfWhatStoodThereBefore(t *testing.T) {
 	require.Equal(t, 1+4+2, b.accesses(k))
 }
 
+// An access is as old as it is, however long its mark waits for others to be written.
+func TestMarksBehindTheSizeLock(t *testing.T) {
+	t.Parallel()
+	b := setup(t, store.Options{MaxBytes: 1 << 20})
+	k := key(t, "a")
+	b.mustPut(value(t, k, "x"))
+	_, err := b.Get(t.Context(), k)
+	require.NoError(t, err)
+	read := scan[time.Time](t, b.other, `SELECT clock_timestamp()`)
+	holder := pgtest.Connect(t, b.dsn)
+	exec(t, holder, `SELECT pg_advisory_lock($1)`, int64(0x53746f636b53697a)) // alone, as a write near the limit
+	flushed := start(func() error { return b.FlushMarks(t.Context()) })
+	b.awaitBlocked(1)
+	exec(t, holder, `SELECT pg_sleep(2)`) // how long it is held is what this is about
+	exec(t, holder, `SELECT pg_advisory_unlock_all()`)
+	require.NoError(t, receive(t, flushed))
+	require.Equal(t, 2, b.accesses(k))
+	accessed := scan[time.Time](t, b.other, `SELECT accessed_at FROM entries WHERE key = $1`, k.String())
+	require.Less(t, accessed.Sub(read), time.Second)
+}
+
 // A mark never moves the last access backwards, nor into the future.
 func TestMarkDoesNotOutrunAWrite(t *testing.T) {
 	t.Parallel()
