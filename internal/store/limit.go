@@ -119,7 +119,8 @@ func (s *Store) evict(ctx context.Context, u *txn.Unit, marks *marksInUnit, done
 	swept, exhausted := false, false // no expired items, no items at all are left
 	marked := false
 	for {
-		// Anew each time: deletes need no size lock, and make room meanwhile.
+		// Anew each time: a server that has no limit deletes without the size lock, and
+		// makes room meanwhile.
 		size, err := repo.ReadSize(ctx, u)
 		if err != nil {
 			return item.Usage{}, err
