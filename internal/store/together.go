@@ -86,7 +86,7 @@ func (s *Store) putTogether(ctx context.Context, ops []*txn.Op[*putOp]) {
 	for _, op := range ops {
 		switch {
 		case err == nil && op.Value.missed, err != nil && isOfOne(err):
-			op.Err = s.putAlone(ctx, op.Value)
+			op.RunAlone(func() error { return s.putAlone(ctx, op.Value) })
 		case err != nil:
 			op.Err = err
 		}
@@ -191,7 +191,7 @@ func (s *Store) getTogether(ctx context.Context, ops []*txn.Op[*getOp]) {
 	for i, op := range ops {
 		switch {
 		case err != nil && isOfOne(err):
-			op.Err = s.getAlone(ctx, op.Value)
+			op.RunAlone(func() error { return s.getAlone(ctx, op.Value) })
 		case err != nil:
 			op.Err = err
 		case missing(found[i]):

@@ -147,6 +147,41 @@ func TestBreakerProbesByAGroup(t *testing.T) {
 	require.Equal(t, "closed", breaker.State())
 }
 
+// What fails in a transaction of its own, after the one that was common, has failed once.
+func TestBreakerCountsOnceWhatAGroupTriesAlone(t *testing.T) {
+	t.Parallel()
+	b := setup(t, 2)
+	breaker := txn.NewBreaker(3, time.Hour, nil)
+	b.Guard(breaker)
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	group := txn.NewGroup(b.Manager, txn.GroupRules[int]{
+		Workers: 1, Size: 2, Fits: func([]*txn.Op[int], int) bool { return true },
+	}, func(ctx context.Context, ops []*txn.Op[int]) {
+		if len(ops) == 1 { // which has the others wait, and go together
+			close(begun)
+			<-goOn
+			return
+		}
+		for _, op := range ops {
+			op.RunAlone(func() error {
+				return b.Do(ctx, func(context.Context, *txn.Unit) error { return txn.ErrUnavailable })
+			})
+		}
+	})
+	first := start(func() error { return group.Do(t.Context(), 0) })
+	<-begun
+	ends := make(chan error, 2)
+	for range 2 {
+		group.Start(t.Context(), soon, 1, func(err error) { ends <- err })
+	}
+	close(goOn)
+	require.NoError(t, receive(t, first))
+	for range 2 {
+		require.ErrorIs(t, receive(t, ends), txn.ErrUnavailable)
+	}
+	require.Equal(t, "closed", breaker.State(), "two failures of three")
+}
+
 func TestBreakerProbes(t *testing.T) {
 	t.Parallel()
 	b := setup(t, 2)

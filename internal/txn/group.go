@@ -41,7 +41,7 @@ type Group[T any] struct {
 
 // GroupRules are how operations go together.
 type GroupRules[T any] struct {
-	Workers int // transactions at once, but for those that hang
+	Workers int // transactions at once, but for those that hang, or begin for want of a place to wait
 	Size    int // operations in one at most
 	// Fits tells whether one more operation may go with those chosen already. One
 	// that may not waits for the next transaction.
@@ -59,8 +59,14 @@ type Op[T any] struct {
 	place *limit.Place    // nil: it does not wait in line
 	timer *time.Timer     // calls it off at the end of its wait; nil: the caller does
 	batch *batch          // nil while it is queued
+	left  bool            // its caller has; guarded by Group.mu, as batch is
 	ended int             // transactions when it was queued
+	alone bool            // see RunAlone
 }
+
+// RunAlone sets Err to what one operation of several ends with in a transaction of its
+// own, which fn runs: the circuit breaker counts that one, and so not the operation.
+func (op *Op[T]) RunAlone(fn func() error) { op.Err, op.alone = fn(), true }
 
 // batch is what those have in common who are run together.
 type batch struct {
@@ -363,6 +369,7 @@ func (g *Group[T]) checkIdle() {
 func (g *Group[T]) leave(op *Op[T]) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	op.left = true
 	if op.batch == nil {
 		return // it is alone, or was never run
 	}
@@ -500,21 +507,29 @@ func (g *Group[T]) perform(slot *limit.Slot, ops []*Op[T]) {
 			slot = nil
 		}
 		var again []*Op[T]
-		for i, op := range ops {
-			// The first one has been counted as the transaction. So has a session that was
-			// lost, for all of them: five on one connection do not make the database be down.
-			if i > 0 && !errors.Is(op.Err, errSessionLost) {
+		counted := false // the transaction, which is for one of them
+		for _, op := range ops {
+			switch {
+			case ctx.Err() != nil && op.hasMoreTime(ctx) &&
+				errors.Is(op.Err, context.DeadlineExceeded) && !errors.Is(op.Err, ErrCommitUnknown):
+				again = append(again, op)
+				continue
+			case op.alone:
+			case !counted:
+				counted = true
+			case !errors.Is(op.Err, errSessionLost):
+				// A session that was lost is one failure for all of them: five on one
+				// connection do not make the database be down.
 				g.manager.breaker.report(op.Err)
 			}
-			if ctx.Err() != nil && op.hasMoreTime(ctx) &&
-				errors.Is(op.Err, context.DeadlineExceeded) && !errors.Is(op.Err, ErrCommitUnknown) {
-				op.Err = nil // run need not set it where it succeeds
-				again = append(again, op)
-			} else if op.tell != nil {
+			if op.tell != nil {
 				op.tell()
 			}
 		}
 		cancel()
+		for _, op := range again {
+			op.Err, op.alone = nil, false // run need not set Err where it succeeds
+		}
 		g.mu.Lock()
 		share(again)
 		g.mu.Unlock()
@@ -553,9 +568,12 @@ func (op *Op[T]) hasMoreTime(ctx context.Context) bool {
 
 // share makes ops those who are run together. It is called under mu.
 func share[T any](ops []*Op[T]) {
-	common := &batch{callers: len(ops), cancel: func(error) {}} // until contextOf
+	common := &batch{cancel: func(error) {}} // until contextOf
 	for _, op := range ops {
 		op.batch = common
+		if !op.left {
+			common.callers++
+		}
 	}
 }
 

@@ -410,6 +410,40 @@ func TestGroupRunsAgainWhoHasMoreTime(t *testing.T) {
 	})
 }
 
+// Who leaves when it is settled that an operation is run again, but before it is, leaves
+// it all the same.
+func TestGroupIsLeftBeforeItRunsAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrew(groupWorkers)
+		end := c.busy(t)
+		first, second := c.start(t, 1), c.start(t, 3)
+		reason := errors.New("nobody waits")
+		short := make(chan error, 1)
+		c.Start(t.Context(), time.Second, 5, func(err error) {
+			first.leave(reason)
+			short <- err
+		})
+		go end()
+		r := <-c.runs
+		require.Equal(t, []int{1, 3, 5}, r.values)
+		<-r.ctx.Done()
+		r.outcomes <- r.ctx.Err()
+		require.ErrorIs(t, <-short, context.DeadlineExceeded)
+		r = <-c.runs
+		require.Equal(t, []int{1, 3}, r.values)
+		synctest.Wait()
+		require.NoError(t, r.ctx.Err(), "somebody waits for it")
+		second.leave(reason)
+		synctest.Wait()
+		require.ErrorIs(t, r.ctx.Err(), context.Canceled, "nobody waits for it")
+		r.outcomes <- r.ctx.Err()
+		require.ErrorIs(t, <-first.done, context.Canceled)
+		require.ErrorIs(t, <-second.done, context.Canceled)
+		c.requireIdle(t)
+	})
+}
+
 func TestGroupUnknownOutcome(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -463,6 +497,31 @@ func TestGroupCountsForTheBreaker(t *testing.T) {
 		}
 		require.True(t, c.breaker.Open())
 		require.ErrorIs(t, c.Do(t.Context(), 1), txn.ErrBreakerOpen, "at once")
+		c.requireIdle(t)
+	})
+}
+
+// Those who are run again with more time have not failed, so they do not count.
+func TestGroupCountsNobodyWhoRunsAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrew(groupWorkers)
+		end := c.busy(t)
+		short := make(chan error, 1)
+		c.Start(t.Context(), time.Second, 1, func(err error) { short <- err })
+		others := []started{c.start(t, 3), c.start(t, 5), c.start(t, 7)}
+		go end()
+		r := <-c.runs
+		require.Equal(t, []int{1, 3, 5, 7}, r.values)
+		<-r.ctx.Done()
+		r.outcomes <- r.ctx.Err()
+		require.ErrorIs(t, <-short, context.DeadlineExceeded)
+		r = <-c.runs
+		require.Equal(t, "closed", c.breaker.State())
+		r.outcomes <- nil
+		for _, other := range others {
+			require.NoError(t, <-other.done)
+		}
 		c.requireIdle(t)
 	})
 }
