@@ -271,40 +271,35 @@ func (a *App) handler(items *store.Store) http.Handler {
 const rest = 20
 
 func (a *App) startJobs() {
-	a.janitor = janitor.Start(bounded([]janitor.Job{
+	jobs := []janitor.Job{
 		{
 			// Where many items are read, to write what was gathered costs more than the
 			// reads: the fewer times it is written, the more of it is of the same items.
 			Name: "write access marks", Every: a.cfg.AccessFlushInterval, Rest: rest, Wake: a.background.ManyMarks(),
-			Run: func(ctx context.Context) (bool, error) { return false, a.background.FlushMarks(ctx) },
+			Run: once(a.background.FlushMarks),
 		},
-		{Name: "sweep expired items", Every: a.cfg.SweepInterval, Run: func(ctx context.Context) (bool, error) {
+		{Name: "sweep expired items", Every: a.cfg.SweepInterval, Run: func(ctx context.Context) (bool, time.Duration, error) {
 			_, again, err := a.background.Sweep(ctx)
-			return again, err
+			return again, 0, err
 		}},
 		{Name: "make documents for search", Every: documentsInterval, Rest: rest, Run: a.background.MakeDocuments},
 		{Name: "compare items and documents", Every: compareInterval, Run: a.background.CompareDocuments},
-		{Name: "read the usage", Every: usageInterval, Run: func(ctx context.Context) (bool, error) {
-			return false, a.background.ReadUsage(ctx)
-		}},
-	}), a.log)
+		{Name: "read the usage", Every: usageInterval, Run: once(a.background.ReadUsage)},
+	}
+	for i := range jobs {
+		jobs[i].Timeout = jobTimeout
+	}
+	a.janitor = janitor.Start(jobs, a.log)
+}
+
+// once is a run that leaves nothing for the next one.
+func once(do func(context.Context) error) func(context.Context) (bool, time.Duration, error) {
+	return func(ctx context.Context) (bool, time.Duration, error) { return false, 0, do(ctx) }
 }
 
 // jobTimeout bounds one run of a job: a database host that vanishes without a word
 // must not end it for good.
 const jobTimeout = 10 * time.Second
-
-func bounded(jobs []janitor.Job) []janitor.Job {
-	for i := range jobs {
-		run := jobs[i].Run
-		jobs[i].Run = func(ctx context.Context) (again bool, err error) {
-			ctx, cancel := context.WithTimeout(ctx, jobTimeout)
-			defer cancel()
-			return run(ctx)
-		}
-	}
-	return jobs
-}
 
 // writeAddress tells scripts and health checks where the service listens. A data
 // folder that cannot be written matters only where it is needed for data.

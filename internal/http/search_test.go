@@ -68,7 +68,7 @@ func TestSearch(t *testing.T) {
 		if documents {
 			for again := true; again; {
 				var err error
-				again, err = b.store.MakeDocuments(t.Context())
+				again, _, err = b.store.MakeDocuments(t.Context())
 				require.NoError(t, err)
 			}
 			require.Equal(t, 9, b.changed(`SELECT FROM search_documents`), "entries are not searched")
@@ -131,7 +131,7 @@ func TestSearchUntilItExpires(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	b.stored("component:react:fleeting", `{"sourceCode":""}`)
-	_, err := b.store.MakeDocuments(t.Context())
+	_, _, err := b.store.MakeDocuments(t.Context())
 	require.NoError(t, err)
 	b.expireIn(time.Second, "component:react:fleeting")
 	require.Len(t, b.search("fleeting"), 1)
@@ -168,7 +168,7 @@ func TestSearchPages(t *testing.T) {
 	}
 	between := 0
 	results := walk[searchResult](b, "/v1/search", "results", url.Values{"q": {"word"}, "limit": {"10"}}, func(int) {
-		_, err := b.store.MakeDocuments(t.Context())
+		_, _, err := b.store.MakeDocuments(t.Context())
 		require.NoError(t, err)
 		b.put(itemPath(fmt.Sprintf("component:react:new%d-word", between)), `{"sourceCode":"word"}`).is(http.StatusCreated)
 		between++

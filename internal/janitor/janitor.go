@@ -17,9 +17,11 @@ type Job struct {
 	Rest int
 	// Wake ends the wait for the next run.
 	Wake <-chan struct{}
+	// Timeout, where it is not 0, is how long a run may take.
+	Timeout time.Duration
 	// Run does it once. An error is logged, and the job goes on; a job that has
-	// more to do than fits one run returns again=true and is run anew at once.
-	Run func(ctx context.Context) (again bool, err error)
+	// more to do than fits one run returns again=true, and is run anew after a pause.
+	Run func(ctx context.Context) (again bool, pause time.Duration, err error)
 }
 
 // restLimit bounds the rest of a job.
@@ -53,16 +55,25 @@ func run(ctx context.Context, job Job, log *slog.Logger) {
 		case <-job.Wake:
 		}
 		began := time.Now()
-		again, err := job.Run(ctx)
+		again, pause, err := job.once(ctx)
 		if err != nil && ctx.Err() == nil {
 			log.WarnContext(ctx, "background work failed", "job", job.Name, "error", err)
 		}
 		wait := max(job.Every, min(time.Duration(job.Rest)*time.Since(began), restLimit*job.Every))
 		if again && err == nil {
-			wait = 0
+			wait = pause
 		}
 		timer.Reset(wait)
 	}
+}
+
+func (job Job) once(ctx context.Context) (again bool, pause time.Duration, err error) {
+	if job.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, job.Timeout)
+		defer cancel()
+	}
+	return job.Run(ctx)
 }
 
 // Close cancels what is running and waits for it to end. It may be called more

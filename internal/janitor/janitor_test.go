@@ -44,12 +44,13 @@ func (r *times) runs() []time.Duration {
 
 func (r *times) job(every time.Duration, run func(n int) (bool, error)) janitor.Job {
 	start := time.Now()
-	return janitor.Job{Name: "job", Every: every, Run: func(context.Context) (bool, error) {
+	return janitor.Job{Name: "job", Every: every, Run: func(context.Context) (again bool, _ time.Duration, err error) {
 		r.mu.Lock()
 		r.list = append(r.list, time.Since(start))
 		n := len(r.list)
 		r.mu.Unlock()
-		return run(n)
+		again, err = run(n)
+		return again, 0, err
 	}}
 }
 
@@ -111,6 +112,57 @@ func TestJobThatHasMoreToDoGoesOnAtOnce(t *testing.T) {
 		require.Equal(t, []time.Duration{
 			time.Minute, time.Minute, time.Minute, 2 * time.Minute, 2 * time.Minute, 2 * time.Minute,
 		}, r.runs())
+	})
+}
+
+// What bounds a run does not bound the pause behind it, nor do they add up.
+func TestJobPausesBetweenRuns(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		var r times
+		job := r.job(time.Minute, nothing)
+		job.Timeout = time.Second
+		note := job.Run
+		job.Run = func(ctx context.Context) (bool, time.Duration, error) {
+			_, _, _ = note(ctx)
+			select {
+			case <-ctx.Done():
+				return true, 0, ctx.Err()
+			case <-time.After(900 * time.Millisecond):
+				return len(r.runs()) < 3, 5 * time.Second, nil
+			}
+		}
+		j := janitor.Start([]janitor.Job{job}, slog.New(slog.NewTextHandler(&log, nil)))
+		defer j.Close()
+		pass(3 * time.Minute)
+		require.Equal(t, []time.Duration{
+			time.Minute,
+			time.Minute + 5900*time.Millisecond,
+			time.Minute + 11800*time.Millisecond,
+			2*time.Minute + 12700*time.Millisecond,
+		}, r.runs())
+		require.Empty(t, log.String())
+	})
+}
+
+func TestJobIsCalledOffAtItsTimeout(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		job := janitor.Job{Name: "job", Every: time.Minute, Timeout: time.Second}
+		var took []time.Duration
+		job.Run = func(ctx context.Context) (bool, time.Duration, error) {
+			began := time.Now()
+			<-ctx.Done()
+			took = append(took, time.Since(began))
+			return true, 0, ctx.Err()
+		}
+		j := janitor.Start([]janitor.Job{job}, slog.New(slog.NewTextHandler(&log, nil)))
+		pass(2*time.Minute + 10*time.Second)
+		j.Close()
+		require.Equal(t, []time.Duration{time.Second, time.Second}, took)
+		require.Contains(t, log.String(), context.DeadlineExceeded.Error())
 	})
 }
 
@@ -181,11 +233,11 @@ func TestCloseCancelsAndWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		var ended atomic.Bool
-		j := janitor.Start([]janitor.Job{{Name: "long", Every: time.Second, Run: func(ctx context.Context) (bool, error) {
+		j := janitor.Start([]janitor.Job{{Name: "long", Every: time.Second, Run: func(ctx context.Context) (bool, time.Duration, error) {
 			<-ctx.Done()
 			<-time.After(3 * time.Second) // it takes its time to come to an end
 			ended.Store(true)
-			return true, ctx.Err()
+			return true, 0, ctx.Err()
 		}}}, slog.New(slog.NewTextHandler(&log, nil)))
 		pass(time.Minute)
 		require.False(t, ended.Load())

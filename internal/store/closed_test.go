@@ -125,8 +125,8 @@ func (b *bundle) requireClosed(component item.Key) {
 			_, err := b.Restore(ctx, []item.Record{{Value: value(b.t, component, "z")}}, store.RestoreRules{})
 			return err
 		},
-		"MakeDocuments":    func(ctx context.Context) error { _, err := b.MakeDocuments(ctx); return err },
-		"CompareDocuments": func(ctx context.Context) error { _, err := b.CompareDocuments(ctx); return err },
+		"MakeDocuments":    func(ctx context.Context) error { _, _, err := b.MakeDocuments(ctx); return err },
+		"CompareDocuments": func(ctx context.Context) error { _, _, err := b.CompareDocuments(ctx); return err },
 		"On":               nil, // these ask nobody
 		"Usage":            nil,
 		"ManyMarks":        nil,

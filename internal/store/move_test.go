@@ -110,7 +110,7 @@ func TestRestoredIsFound(t *testing.T) {
 	b.mustPut(value(t, key(t, "component:react:today"), "x"))
 	for again := true; again; {
 		var err error
-		again, err = b.MakeDocuments(t.Context())
+		again, _, err = b.MakeDocuments(t.Context())
 		require.NoError(t, err)
 	}
 	archived := records(t, "r", 1, 10)

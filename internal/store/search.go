@@ -194,14 +194,14 @@ const (
 )
 
 // MakeDocuments makes documents of a batch of those items that have none, the oldest
-// first, and then pauses, so that it takes little of what others need. Again tells
-// that there may be more. Where another server is at it, it does nothing.
-func (s *Store) MakeDocuments(ctx context.Context) (again bool, err error) {
+// first. Again tells that there may be more, for after a pause, so that they take little
+// of what others need. Where another server is at it, it does nothing.
+func (s *Store) MakeDocuments(ctx context.Context) (again bool, pause time.Duration, err error) {
 	began := time.Now()
 	select {
 	case s.documents.making <- struct{}{}:
 	default:
-		return false, nil
+		return false, 0, nil
 	}
 	var others int64
 	err = func() error {
@@ -217,9 +217,13 @@ func (s *Store) MakeDocuments(ctx context.Context) (again bool, err error) {
 		})
 	}()
 	if err != nil || !again {
-		return again, err
+		return false, 0, err
 	}
-	return true, pause(ctx, time.Since(began), others)
+	factor := pauseIdle
+	if others > 0 {
+		factor = pauseBusy
+	}
+	return true, pauseAfter(began, factor), nil
 }
 
 // makeOldest makes documents of the first items that have none, and says how far
@@ -267,23 +271,9 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-// pause waits in proportion to what was worked.
-func pause(ctx context.Context, worked time.Duration, others int64) error {
-	if others > 0 {
-		return pauseFor(ctx, worked*pauseBusy)
-	}
-	return pauseFor(ctx, worked*pauseIdle)
-}
-
-func pauseFor(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(min(maxPause, max(minPause, d)))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+// pauseAfter returns so many times as long as it has been since work began.
+func pauseAfter(began time.Time, factor int) time.Duration {
+	return min(maxPause, max(minPause, time.Since(began)*time.Duration(factor)))
 }
 
 const (
@@ -310,13 +300,13 @@ type comparison struct {
 // CompareDocuments holds a part of the items and their documents against each other,
 // where it is time to: it deletes documents whose items are no more, and makes those
 // that are missing although they should not be, such as after the clock of the
-// database has been set back. Again tells that there is more to compare.
-func (s *Store) CompareDocuments(ctx context.Context) (again bool, err error) {
+// database has been set back. Again tells that there is more to compare, after a pause.
+func (s *Store) CompareDocuments(ctx context.Context) (again bool, pause time.Duration, err error) {
 	began := time.Now()
 	select {
 	case s.documents.making <- struct{}{}:
 	default:
-		return false, nil
+		return false, 0, nil
 	}
 	err = func() error {
 		defer func() { <-s.documents.making }()
@@ -332,9 +322,9 @@ func (s *Store) CompareDocuments(ctx context.Context) (again bool, err error) {
 		return err
 	}()
 	if err != nil || !again {
-		return again, err
+		return false, 0, err
 	}
-	return true, pauseFor(ctx, time.Since(began)*comparePause)
+	return true, pauseAfter(began, comparePause), nil
 }
 
 // compare makes one step of a comparison and returns how far that is then, nil at

@@ -48,7 +48,7 @@ func (b *bundle) makeDocuments() {
 	b.t.Helper()
 	for again := true; again; {
 		var err error
-		again, err = b.MakeDocuments(b.t.Context())
+		again, _, err = b.MakeDocuments(b.t.Context())
 		require.NoError(b.t, err)
 	}
 }
@@ -255,11 +255,11 @@ func TestSearchSeesEveryWrite(t *testing.T) {
 	var background sync.WaitGroup
 	var made atomic.Int64
 	for _, maker := range makers {
-		for _, work := range []func(context.Context) (bool, error){maker.MakeDocuments, maker.CompareDocuments} {
+		for _, work := range []func(context.Context) (bool, time.Duration, error){maker.MakeDocuments, maker.CompareDocuments} {
 			pacer := pgtest.Connect(t, b.dsn)
 			background.Go(func() {
 				for ctx.Err() == nil {
-					if _, err := work(ctx); err == nil {
+					if _, _, err := work(ctx); err == nil {
 						made.Add(1)
 					}
 					exec(t, pacer, `SELECT pg_sleep(0.002)`)
@@ -371,7 +371,7 @@ func TestDocumentsOfWhatIsReadMeanwhile(t *testing.T) {
 	t.Parallel()
 	b := setup(t, store.Options{})
 	b.backlog(450)
-	again, err := b.MakeDocuments(t.Context())
+	again, _, err := b.MakeDocuments(t.Context())
 	require.NoError(t, err)
 	require.True(t, again, "there is more than a batch")
 	require.Equal(t, 100, scan[int](t, b.other, `SELECT count(*) FROM search_documents`), "in bounded batches")
@@ -381,7 +381,7 @@ func TestDocumentsOfWhatIsReadMeanwhile(t *testing.T) {
 	before := scan[string](t, b.other, `SELECT s::text FROM search_state s`)
 	b.exec(`UPDATE components SET accessed_at = now() - interval '1 hour'`)
 	for range 3 {
-		again, err := b.MakeDocuments(t.Context())
+		again, _, err := b.MakeDocuments(t.Context())
 		require.NoError(t, err)
 		require.False(t, again)
 	}
@@ -601,7 +601,7 @@ func TestSearchThatCannotCatchUp(t *testing.T) {
 	found, err := finds(t.Context(), b.Store, `"the last"`, key(t, "component:react:last"))
 	require.NoError(t, err)
 	require.True(t, found)
-	again, err := b.MakeDocuments(t.Context())
+	again, _, err := b.MakeDocuments(t.Context())
 	require.NoError(t, err)
 	require.False(t, again, "while another server makes documents")
 	exec(t, holder, `SELECT pg_advisory_unlock($1)`, int64(0x53746f636b536561))
@@ -620,7 +620,7 @@ func TestCompareDocuments(t *testing.T) {
 	compare := func() (steps int) {
 		for again := true; again; steps++ {
 			var err error
-			again, err = b.CompareDocuments(t.Context())
+			again, _, err = b.CompareDocuments(t.Context())
 			require.NoError(t, err)
 		}
 		return steps
@@ -638,10 +638,10 @@ func TestCompareDocuments(t *testing.T) {
 	require.Equal(t, 1081, scan[int](t, b.other, `SELECT count(*) FROM search_documents`))
 	other := store.New(b.open(2), store.Options{})
 	b.exec(`UPDATE search_state SET compare_at = now()`)
-	again, err := b.CompareDocuments(t.Context())
+	again, _, err := b.CompareDocuments(t.Context())
 	require.NoError(t, err)
 	require.True(t, again)
-	again, err = other.CompareDocuments(t.Context())
+	again, _, err = other.CompareDocuments(t.Context())
 	require.NoError(t, err)
 	require.False(t, again, "not on two servers at once")
 	compare()
