@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -86,7 +87,7 @@ func Open(cfg Config) (*DB, error) {
 	poolConfig.MaxConns = cfg.MaxConns
 	poolConfig.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
 		presize(conn)
-		if err := boundIdle(ctx, conn.PgConn(), cfg.MaxIdleInTransaction); err != nil {
+		if err := begin(ctx, conn.PgConn(), cfg.MaxIdleInTransaction); err != nil {
 			return err
 		}
 		if cfg.Connections != nil {
@@ -110,15 +111,43 @@ func Open(cfg Config) (*DB, error) {
 	return &DB{pool: pool, connections: cfg.Connections}, nil
 }
 
-// boundIdle is for MaxIdleInTransaction. It is no parameter of the connection: poolers
-// refuse those that they do not know.
-func boundIdle(ctx context.Context, conn *pgconn.PgConn, bound time.Duration) error {
-	if bound <= 0 {
-		return nil
+// begin prepares a session of the pool, in one round trip: it asks who it is, and bounds
+// its idleness in transactions. That is no parameter of the connection: poolers refuse
+// those that they do not know.
+func begin(ctx context.Context, conn *pgconn.PgConn, maxIdle time.Duration) error {
+	statements := `SELECT pg_backend_pid()`
+	if maxIdle > 0 {
+		const setting = `idle_in_transaction_session_timeout`
+		statements += fmt.Sprintf(`; SELECT set_config('%s', '%d', false) WHERE current_setting('%s') = '0'`,
+			setting, maxIdle.Milliseconds(), setting)
 	}
-	const setting = `idle_in_transaction_session_timeout`
-	return conn.Exec(ctx, fmt.Sprintf(`SELECT set_config('%s', '%d', false) WHERE current_setting('%s') = '0'`,
-		setting, bound.Milliseconds(), setting)).Close()
+	results, err := conn.Exec(ctx, statements).ReadAll()
+	if err != nil {
+		return err
+	}
+	pid, err := strconv.ParseUint(string(results[0].Rows[0][0]), 10, 32)
+	if err != nil {
+		return fmt.Errorf("postgres: the process id of a session: %w", err)
+	}
+	conn.CustomData()[session] = Session{PID: uint32(pid), Pooled: pid != uint64(conn.PID())}
+	return nil
+}
+
+// session is where a connection carries its Session.
+const session = "stockroom.session"
+
+// Session is the session of the database behind a connection.
+type Session struct {
+	PID uint32 // of its process, as in pg_stat_activity
+	// Pooled says that a pooler stands between, which tells process ids of its own, and
+	// may keep the session when the connection is gone.
+	Pooled bool
+}
+
+// SessionOf returns the session of a connection of the pool.
+func SessionOf(conn *pgx.Conn) Session {
+	s, _ := conn.PgConn().CustomData()[session].(Session)
+	return s
 }
 
 // CheckDSN tells whether a connection string can be read: ErrBadDSN if not.

@@ -259,7 +259,7 @@ func (m *Manager) once(ctx context.Context, begin string, fn func(context.Contex
 	settle := unit.beginCommit()
 	if err := commit(ctx, conn, unit.queue); err != nil {
 		if errors.Is(err, ErrCommitUnknown) {
-			go m.awaitEnd(context.WithoutCancel(ctx), conn.PgConn().PID(), settle)
+			go m.awaitEnd(context.WithoutCancel(ctx), postgres.SessionOf(conn), settle)
 		} else {
 			settle()
 		}
@@ -303,30 +303,39 @@ const (
 	lookTimeout         = 5 * time.Second
 )
 
-// awaitEnd calls settle when the database has no session pid any more: only then is
+// awaitEnd calls settle when the database has no such session any more: only then is
 // it certain that a COMMIT which was sent to it has been carried out or never will
-// be. A pid that another session has by then only makes that later.
-func (m *Manager) awaitEnd(ctx context.Context, pid uint32, settle func()) {
+// be. A pid that another session has by then only makes that later. A session that a
+// pooler keeps need only have ended what it was in at the first look: that was begun
+// before.
+func (m *Manager) awaitEnd(ctx context.Context, session postgres.Session, settle func()) {
 	defer settle()
+	var firstLooked *time.Time
 	for wait := firstLook; ; wait = min(2*wait, lastLook) {
-		gone, err := m.isGone(ctx, pid)
+		gone, at, err := m.isGone(ctx, session.PID, firstLooked)
 		if gone || errors.Is(err, postgres.ErrClosed) {
 			return
+		}
+		if err == nil && session.Pooled && firstLooked == nil {
+			firstLooked = &at
 		}
 		<-time.After(wait)
 	}
 }
 
-func (m *Manager) isGone(ctx context.Context, pid uint32) (gone bool, err error) {
+// isGone tells whether the database has no session pid, or, with a time, none that is in
+// a transaction which was begun by then; and when that was.
+func (m *Manager) isGone(ctx context.Context, pid uint32, inOneOf *time.Time) (gone bool, at time.Time, err error) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	conn, err := m.connections.Acquire(ctx)
 	if err != nil {
-		return false, err
+		return false, at, err
 	}
 	defer m.connections.Release(conn)
-	err = conn.QueryRow(ctx, `SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)`, int64(pid)).Scan(&gone)
-	return gone, err
+	err = conn.QueryRow(ctx, `SELECT clock_timestamp(), NOT EXISTS (SELECT FROM pg_stat_activity
+		WHERE pid = $1 AND ($2::timestamptz IS NULL OR xact_start <= $2))`, int64(pid), inOneOf).Scan(&at, &gone)
+	return gone, at, err
 }
 
 // commit sends COMMIT, behind what is queued to go with it. It outlives a caller that
