@@ -56,14 +56,19 @@ func (s *Store) Search(ctx context.Context, ask Search) (results Results, err er
 		enough := false
 		err := s.units.Read(ctx, func(ctx context.Context, u *txn.Unit) error {
 			results = Results{}
-			documents, all, err := directDocuments(ctx, u)
+			pending, err := repo.PendingDocuments(ctx, u, true, documentBatch+1)
 			if err != nil {
 				return err
 			}
-			if enough = all || !time.Now().Before(deadline); !enough {
+			some := first(pending, directBytes)
+			results.Incomplete = len(some) < len(pending)
+			if enough = !results.Incomplete || !time.Now().Before(deadline); !enough {
 				return nil
 			}
-			results.Incomplete = !all
+			documents, err := makeDocuments(ctx, u, some)
+			if err != nil {
+				return err
+			}
 			return find(ctx, u, ask, documents, &results)
 		})
 		if err != nil || enough {
@@ -73,18 +78,6 @@ func (s *Store) Search(ctx context.Context, ask Search) (results Results, err er
 			return Results{}, err
 		}
 	}
-}
-
-// directDocuments makes documents of the last written items that have none, and
-// tells whether those are all.
-func directDocuments(ctx context.Context, u *txn.Unit) (documents []repo.Document, all bool, err error) {
-	pending, err := repo.PendingDocuments(ctx, u, true, documentBatch+1)
-	if err != nil || len(pending) == 0 {
-		return nil, true, err
-	}
-	some := first(pending, directBytes)
-	documents, err = makeDocuments(ctx, u, some)
-	return documents, len(some) == len(pending), err
 }
 
 // first returns the first items within a batch and so many bytes, one at least.
@@ -98,6 +91,9 @@ func first(pending []repo.Pending, bytes int64) []repo.Pending {
 }
 
 func makeDocuments(ctx context.Context, u *txn.Unit, pending []repo.Pending) ([]repo.Document, error) {
+	if len(pending) == 0 {
+		return nil, nil
+	}
 	keys := make([]item.Key, len(pending))
 	for i, p := range pending {
 		keys[i] = p.Key
