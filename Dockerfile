@@ -5,7 +5,8 @@ ARG RUNTIME_IMAGE=scratch
 # Everything but the files; first, so that scripts/image-test.sh can have it without Go.
 FROM ${RUNTIME_IMAGE} AS runtime
 LABEL org.opencontainers.image.title="Stockroom" org.opencontainers.image.licenses="Apache-2.0"
-ENV STOCKROOM_ADDR=0.0.0.0:8080 STOCKROOM_DATA_DIR=/data
+# TMPDIR: an import from standard input is kept there until it has been checked to its end.
+ENV STOCKROOM_ADDR=0.0.0.0:8080 STOCKROOM_DATA_DIR=/data TMPDIR=/data
 EXPOSE 8080
 # Beyond loopback the server wants keys (STOCKROOM_API_KEYS_FILE), or to be told
 # that it may do without (STOCKROOM_ALLOW_INSECURE). The database is DATABASE_URL's.
@@ -21,7 +22,7 @@ COPY . .
 ARG VERSION=dev
 RUN make build VERSION="$VERSION" \
  && mkdir -p /data /rootfs/etc/ssl/certs \
- && cp bin/server /rootfs/ \
+ && cp bin/server bin/import /rootfs/ \
  && cp /etc/ssl/certs/ca-certificates.crt /rootfs/etc/ssl/certs/
 
 FROM runtime

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Builds the service's image, with bin/server of this machine, and runs it against
-# PostgreSQL in a container: becomes healthy, is ready, keeps an item, stops cleanly.
+# Builds the service's image, with the binaries of this machine, and runs it against
+# PostgreSQL in a container: becomes healthy, is ready, keeps an item, is backed up and
+# restored, stops cleanly.
 # Needs a Docker engine and a PostgreSQL image (STOCKROOM_TEST_POSTGRES_IMAGE), but no
 # registry. Listens on loopback only, and removes what it made.
 set -euo pipefail
@@ -27,7 +28,7 @@ within() {
 
 make -s build
 mkdir "$tmp/rootfs" "$tmp/data"
-cp bin/server "$tmp/rootfs/"
+cp bin/server bin/import "$tmp/rootfs/"
 docker build --quiet --target runtime --tag "$base" --build-arg RUNTIME_IMAGE=scratch -f Dockerfile "$tmp" >/dev/null
 docker build --quiet --iidfile "$tmp/iid" -f - "$tmp" >/dev/null <<END
 FROM $base
@@ -58,6 +59,12 @@ request "$url/readyz" >/dev/null || fail "/readyz is not 200"
 request -X PUT -H 'Content-Type: application/json' -d '{"a":1}' "$url/v1/items/image-test" >/dev/null || fail "PUT fails"
 [ "$(request "$url/v1/items/image-test")" = '{"a":1}' ] || fail "GET answers another value than was put"
 say "ready, and keeps an item"
+
+docker exec "$server" /server export - >"$tmp/backup.ndjson"
+request -X DELETE "$url/v1/items/image-test" >/dev/null || fail "DELETE fails"
+docker exec --interactive "$server" /import - <"$tmp/backup.ndjson" >/dev/null || fail "the backup is not restored"
+[ "$(request "$url/v1/items/image-test")" = '{"a":1}' ] || fail "GET answers another value than was backed up"
+say "is backed up and restored"
 
 docker stop --time 45 "$server" >/dev/null
 code=$(docker inspect -f '{{.State.ExitCode}}' "$server")
