@@ -76,7 +76,8 @@ func (s *Store) shareSize(u *txn.Unit) {
 
 func (s *Store) writeWithin(ctx context.Context, size int64, alone bool, fn func(context.Context, *txn.Unit) (change, error)) error {
 	marks := s.newMarksInUnit()
-	err := s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
+	defer marks.end()
+	return s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
 		// Both are known only when fn has had its answers: a write that must not go
 		// together with others is rolled back, once, and what it has seen is kept.
 		var before repo.Size
@@ -101,8 +102,6 @@ func (s *Store) writeWithin(ctx context.Context, size int64, alone bool, fn func
 		repo.AddUsage(u, done.usage)
 		return nil
 	})
-	marks.end(err)
-	return err
 }
 
 // far tells whether a write of size may hold the size lock together with others.

@@ -159,6 +159,7 @@ func (s *Store) Maintain(ctx context.Context, ask Maintenance) (done Maintained,
 // somebody else may have been sweeping, or time has passed.
 func (s *Store) evictBatch(ctx context.Context, ask Maintenance, evicted int64) (done Maintained, more bool, err error) {
 	marks := s.newMarksInUnit()
+	defer marks.end()
 	err = s.units.Do(ctx, func(ctx context.Context, u *txn.Unit) error {
 		done, more = Maintained{}, false
 		var size repo.Size
@@ -193,7 +194,6 @@ func (s *Store) evictBatch(ctx context.Context, ask Maintenance, evicted int64) 
 		repo.AddUsage(u, usage)
 		return nil
 	})
-	marks.end(err)
 	return done, more, err
 }
 

@@ -187,10 +187,10 @@ func listOf(marks map[string]*mark) []repo.Mark {
 }
 
 // marksInUnit are marks that are written in a unit of something else, which may
-// be tried several times.
+// be tried several times, and not write them in the end.
 type marksInUnit struct {
 	store *Store
-	taken map[string]*mark
+	taken map[string]*mark // and not written
 }
 
 func (s *Store) newMarksInUnit() *marksInUnit { return &marksInUnit{store: s} }
@@ -203,12 +203,13 @@ func (m *marksInUnit) apply(ctx context.Context, u *txn.Unit) error {
 	if len(m.taken) == 0 {
 		return nil
 	}
+	u.AfterCommit(func() { m.taken = nil })
 	return repo.ApplyMarks(ctx, u, listOf(m.taken))
 }
 
-// end puts the marks back where the unit failed.
-func (m *marksInUnit) end(err error) {
-	if err != nil && len(m.taken) > 0 {
+// end puts the marks back that were not written.
+func (m *marksInUnit) end() {
+	if len(m.taken) > 0 {
 		m.store.marks.putBack(m.taken)
 	}
 }

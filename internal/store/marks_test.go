@@ -349,6 +349,60 @@ func TestMarksCountOnceInALargeEviction(t *testing.T) {
 	require.Equal(t, 2, b.accesses(k))
 }
 
+// An eviction that is tried again may find that it need not evict, and then writes no
+// marks: those that it had taken are not lost.
+func TestMarksOfAnEvictionThatIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	const gate = 4711
+	for name, c := range map[string]struct {
+		evict    func(ctx context.Context, b *bundle) error
+		makeRoom string
+	}{
+		"by a write": {func(ctx context.Context, b *bundle) error {
+			_, err := b.Put(ctx, sized(t, "new", 300), nil, item.Precondition{})
+			return err
+		}, `DELETE FROM entries WHERE key = 'spare'; UPDATE usage_counters SET entry_items = entry_items - 1, entry_bytes = entry_bytes - 300 WHERE slot = 0`},
+		"by maintenance": {func(ctx context.Context, b *bundle) error {
+			target := int64(600)
+			_, err := b.Maintain(ctx, store.Maintenance{TargetBytes: &target})
+			return err
+		}, `UPDATE entries SET ttl_seconds = 1, expires_at = now() WHERE key = 'spare'`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, store.Options{MaxBytes: 1000})
+			for _, k := range []string{"old", "read", "spare"} {
+				b.mustPut(sized(t, k, 300))
+			}
+			b.age(map[string]int{"old": 100})
+			_, err := b.Get(t.Context(), key(t, "read"))
+			require.NoError(t, err)
+			// A sequence does not roll back: the first eviction waits, and then fails, the others do not.
+			b.exec(`CREATE SEQUENCE tries`)
+			b.exec(`CREATE FUNCTION fail_once() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN
+				IF nextval('tries') = 1 THEN
+					PERFORM pg_advisory_xact_lock(` + strconv.Itoa(gate) + `);
+					RAISE EXCEPTION USING ERRCODE = '40001';
+				END IF;
+				RETURN OLD; END $f$`)
+			holder := pgtest.Connect(t, b.dsn)
+			exec(t, holder, `SELECT pg_advisory_lock($1)`, gate)
+			b.exec(`CREATE TRIGGER fail_once BEFORE DELETE ON entries FOR EACH ROW EXECUTE FUNCTION fail_once()`)
+			done := start(func() error { return c.evict(t.Context(), b) })
+			b.awaitBlocked(1)
+			exec(t, holder, `SET session_replication_role = replica`) // no triggers here
+			exec(t, holder, c.makeRoom)
+			exec(t, holder, `SELECT pg_advisory_unlock_all()`)
+			require.NoError(t, receive(t, done))
+			require.Contains(t, b.stored(), "old", "it need not go any more")
+			require.NotContains(t, b.stored(), "spare")
+			require.NoError(t, b.FlushMarks(t.Context()))
+			require.Equal(t, 2, b.accesses(key(t, "read")))
+			checkUsage(t, b.other)
+		})
+	}
+}
+
 // So many accesses that they would take much memory are not kept waiting.
 func TestManyMarks(t *testing.T) {
 	t.Parallel()
