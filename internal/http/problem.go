@@ -94,6 +94,7 @@ var meanings = []struct {
 	{item.ErrConflict, codeConflict, "an item of the other kind, component or block, has this name"},
 	{item.ErrTooLarge, item.CodeTooLarge, "the item is larger than the limit of the store"},
 	{item.ErrBatchTooLarge, codeBatchTooLarge, "the batch is larger than the limit of the store"},
+	{item.ErrTouchedTooLarge, codeBatchTooLarge, "what the transaction sets and touches is together larger than the limit of the store"},
 	{item.ErrDemoTooLarge, codeBatchTooLarge, "a component and its demo, which is stored with it, are together larger than the limit of the store"},
 	{txn.ErrCommitUnknown, codeCommitUnknown, "the connection to the database was lost while committing: the request was carried out whole or not at all; read before you repeat it"},
 	{limit.ErrBusy, codeBusy, "too many requests are waiting for the database"},

@@ -224,5 +224,14 @@ func TestLimitsOfTransactions(t *testing.T) {
 	post(large+`,{"set":{"value":{"sourceCode":"","fileSize":3001},"key":"component:f:n"}}]}`, marked(bad)).
 		fails(http.StatusRequestEntityTooLarge, "item_too_large", place{"component:f:n", "/operations/3/set/value", "item_too_large"})
 	require.Len(t, b.keys("", 1000), 1000)
+	// The item that is touched must stay; one that is only checked need not.
+	b.transact(`{"set":{"key":"component:f:n","value":{"sourceCode":"","fileSize":2000}}}`).is(http.StatusOK)
+	etag := b.metadata("component:f:n").ETag
+	set := `{"set":{"key":"a","value":"` + strings.Repeat("x", 1500) + `"}}`
+	p := post(`{"operations":[{"touch":{"key":"component:f:n"}},`+set+`]}`, marked(bad)).
+		fails(http.StatusRequestEntityTooLarge, "batch_too_large")
+	require.Equal(t, "what the transaction sets and touches is together larger than the limit of the store", p.Detail)
+	b.transact(`{"check":{"key":"component:f:n","etag":`+quoted(etag)+`}}`, set).is(http.StatusOK)
+	require.Equal(t, []string{"a"}, b.keys("", 10))
 	b.requireUsageIsTrue()
 }

@@ -75,6 +75,8 @@ var (
 	ErrTooLarge = errors.New("item: larger than the limit of the store")
 	// ErrBatchTooLarge says that a batch as a whole is larger than the store's limit.
 	ErrBatchTooLarge = errors.New("item: batch larger than the limit of the store")
+	// ErrTouchedTooLarge likewise of what a transaction sets, with what it touches.
+	ErrTouchedTooLarge = errors.New("item: what is set and touched larger than the limit of the store")
 	// ErrDemoTooLarge likewise of a component and its demo, of which only one was sent.
 	ErrDemoTooLarge = errors.New("item: component with its demo larger than the limit of the store")
 )

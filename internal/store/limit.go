@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/stockroom/stockroom/internal/item"
 	"github.com/stockroom/stockroom/internal/repo"
@@ -33,8 +34,9 @@ var errNearLimit = errors.New("store: too near the limit to write together with 
 
 // change is what a write has done in its unit.
 type change struct {
-	usage  item.Usage
-	stored []item.Key // must not be evicted for this very write
+	usage   item.Usage
+	stored  []item.Key // must not be evicted for this very write
+	checked []item.Key // are evicted for it only when nothing else is left
 }
 
 // write runs fn in a unit, keeps the store within its limit, evicting what must
@@ -112,11 +114,13 @@ func (s *Store) far(before repo.Size, size int64) bool {
 
 // evict brings the store back within its limit, in a unit that holds the size
 // lock alone and has done what done says: expired items go first, then the least
-// recently used, without those that were stored. It returns the change of the usage.
+// recently used, without those that were stored, and those that were checked last. It
+// returns the change of the usage.
 func (s *Store) evict(ctx context.Context, u *txn.Unit, marks *marksInUnit, done change) (item.Usage, error) {
 	var evicted item.Usage
 	swept, exhausted := false, false // no expired items, no items at all are left
 	marked := false
+	keep := slices.Concat(done.stored, done.checked)
 	for {
 		// Anew each time: a server that has no limit deletes without the size lock, and
 		// makes room meanwhile.
@@ -132,13 +136,15 @@ func (s *Store) evict(ctx context.Context, u *txn.Unit, marks *marksInUnit, done
 		switch {
 		case !swept:
 			usage, swept, err = s.evictExpired(ctx, u)
-		case exhausted:
+		case exhausted && len(keep) == len(done.stored):
 			return item.Usage{}, item.ErrTooLarge
+		case exhausted:
+			keep, exhausted = done.stored, false
 		case !marked:
 			// What has been read must show before the least recently used are chosen.
 			err, marked = marks.apply(ctx, u), true
 		default:
-			usage, exhausted, err = s.evictOldest(ctx, u, over, done.stored)
+			usage, exhausted, err = s.evictOldest(ctx, u, over, keep)
 		}
 		if err != nil {
 			return item.Usage{}, err

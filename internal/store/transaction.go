@@ -58,6 +58,10 @@ func (r Refusals) Unwrap() error { return r[0].Err }
 // operations, and what they have found stays so until the commit; whoever writes one
 // of the keys meanwhile comes wholly before this or after it. Where checks fail, or
 // an item that is to be touched is not there, the error is a Refusals.
+//
+// What it sets or touches is not evicted to make room for it, and what it checks only
+// where nothing else is left. Where what it sets does not fit beside what it touches,
+// the error is item.ErrTouchedTooLarge.
 func (s *Store) Transact(ctx context.Context, operations []Operation) (outcomes []Outcome, err error) {
 	if len(operations) == 0 {
 		return nil, nil
@@ -94,7 +98,7 @@ func (s *Store) Transact(ctx context.Context, operations []Operation) (outcomes 
 		err = s.write(ctx, size, run)
 	}
 	if errors.Is(err, item.ErrTooLarge) {
-		err = item.ErrBatchTooLarge // there is no room for it beside what must stay
+		err = item.ErrTouchedTooLarge // what is set alone has been found to fit
 	}
 	if err != nil {
 		return nil, err
@@ -143,9 +147,11 @@ func (s *Store) transact(ctx context.Context, u *txn.Unit, t *transaction) (outc
 	}
 	s.created(u, created...)
 	for i := range t.operations {
-		// What a check has found there, or is touched, is not evicted for it either.
-		if op := &t.operations[i]; op.Action == Touch || op.Action == Check && op.ETag != nil {
+		switch op := &t.operations[i]; {
+		case op.Action == Touch:
 			done.stored = append(done.stored, op.Key)
+		case op.Action == Check && op.ETag != nil:
+			done.checked = append(done.checked, op.Key)
 		}
 	}
 	deleted := make(map[item.Key]bool, len(t.deletes))

@@ -336,8 +336,16 @@ func TestTransactionsKeepTheLimit(t *testing.T) {
 	b.age(map[string]int{"x": 20, "z": 10})
 	b.mustTransact(touch(x.Key, 100), setTo(sized(t, "y", 500)))
 	require.Equal(t, []string{"x", "y"}, b.stored())
+	// But the one that is only checked is, where there is no other way.
+	b.age(map[string]int{"x": 10, "y": 20})
 	_, err = b.Transact(t.Context(), []store.Operation{touch(x.Key, 50), setTo(sized(t, "z", 501))})
-	require.ErrorIs(t, err, item.ErrBatchTooLarge)
+	require.ErrorIs(t, err, item.ErrTouchedTooLarge)
+	require.Equal(t, []string{"x", "y"}, b.stored())
+	y := sized(t, "y", 500)
+	b.mustTransact(expect(x.Key, x.ETag), expect(y.Key, y.ETag), setTo(sized(t, "z", 400)))
+	require.Equal(t, []string{"x", "z"}, b.stored())
+	b.mustTransact(expect(x.Key, x.ETag), setTo(sized(t, "y", 1000)))
+	require.Equal(t, []string{"y"}, b.stored())
 	checkUsage(t, b.other)
 }
 

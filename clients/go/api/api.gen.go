@@ -3825,8 +3825,8 @@ type ClientInterface interface {
 	//
 	// The answer has one result for each operation, in their order, with the item's new ETag: it serves the next
 	// check without a read. At most 1,000 operations, unless configured otherwise; values that together are larger
-	// than the whole store may be are refused whole. A write over the store's limit evicts others, never what the
-	// transaction sets. One bad operation refuses the transaction, with one detail for each bad one. After
+	// than the whole store may be, by themselves or with what is touched, are refused whole. A write over the store's
+	// limit evicts others, never what the transaction sets or touches, and what it only checks last. One bad operation refuses the transaction, with one detail for each bad one. After
 	// `commit_unknown` all of it is done or nothing: read before you repeat it.
 	//
 	// Needs the scope `write`.
@@ -3865,8 +3865,8 @@ type ClientInterface interface {
 	//
 	// The answer has one result for each operation, in their order, with the item's new ETag: it serves the next
 	// check without a read. At most 1,000 operations, unless configured otherwise; values that together are larger
-	// than the whole store may be are refused whole. A write over the store's limit evicts others, never what the
-	// transaction sets. One bad operation refuses the transaction, with one detail for each bad one. After
+	// than the whole store may be, by themselves or with what is touched, are refused whole. A write over the store's
+	// limit evicts others, never what the transaction sets or touches, and what it only checks last. One bad operation refuses the transaction, with one detail for each bad one. After
 	// `commit_unknown` all of it is done or nothing: read before you repeat it.
 	//
 	// Needs the scope `write`.
@@ -5146,8 +5146,8 @@ func (c *Client) GetStats(ctx context.Context, params *GetStatsParams, reqEditor
 //
 // The answer has one result for each operation, in their order, with the item's new ETag: it serves the next
 // check without a read. At most 1,000 operations, unless configured otherwise; values that together are larger
-// than the whole store may be are refused whole. A write over the store's limit evicts others, never what the
-// transaction sets. One bad operation refuses the transaction, with one detail for each bad one. After
+// than the whole store may be, by themselves or with what is touched, are refused whole. A write over the store's
+// limit evicts others, never what the transaction sets or touches, and what it only checks last. One bad operation refuses the transaction, with one detail for each bad one. After
 // `commit_unknown` all of it is done or nothing: read before you repeat it.
 //
 // Needs the scope `write`.
@@ -5198,8 +5198,8 @@ func (c *Client) TransactWithBody(ctx context.Context, params *TransactParams, c
 //
 // The answer has one result for each operation, in their order, with the item's new ETag: it serves the next
 // check without a read. At most 1,000 operations, unless configured otherwise; values that together are larger
-// than the whole store may be are refused whole. A write over the store's limit evicts others, never what the
-// transaction sets. One bad operation refuses the transaction, with one detail for each bad one. After
+// than the whole store may be, by themselves or with what is touched, are refused whole. A write over the store's
+// limit evicts others, never what the transaction sets or touches, and what it only checks last. One bad operation refuses the transaction, with one detail for each bad one. After
 // `commit_unknown` all of it is done or nothing: read before you repeat it.
 //
 // Needs the scope `write`.
