@@ -117,6 +117,23 @@ func (i *instance) block(t testing.TB, sql string) *blocker {
 	return b
 }
 
+// loseASession has a session of the service cut in a write of the item a.
+func (i *instance) loseASession(t testing.TB) *blocker {
+	t.Helper()
+	b := i.block(t, "UPDATE entries SET version = version WHERE key = 'a'")
+	killed := make(chan reply, 1)
+	go func() {
+		r, _ := i.try(context.WithoutCancel(t.Context()), http.MethodPut, "/v1/items/a", "2")
+		killed <- r
+	}()
+	until(t, "the session is cut", func() bool {
+		return b.query(`SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database()
+			AND application_name = 'stockroom' AND pg_backend_pid() = ANY (pg_blocking_pids(pid))`) > 0
+	})
+	require.Equal(t, "unavailable", (<-killed).code())
+	return b
+}
+
 // requestSample is the name of the sample that counts a request.
 func requestSample(method string, status int, route string) string {
 	var labels strings.Builder
@@ -431,6 +448,41 @@ func TestRejectionsAreCounted(t *testing.T) {
 	i.shows(map[string]int64{"stockroom_slot_used": 0, "stockroom_slot_queue_length": 0}, "stockroom_slot_used", "stockroom_slot_queue_length")
 }
 
+// While the breaker is open, reads of what the cache has are answered alike, and
+// whoever is not answered is told when the breaker lets somebody through.
+func TestReadsWhileTheBreakerIsOpen(t *testing.T) {
+	t.Parallel()
+	i := launch(t, map[string]string{"STOCKROOM_BREAKER_FAILURES": "1", "STOCKROOM_BREAKER_TIMEOUT": "1h", "STOCKROOM_CACHE_MAX_STALENESS": "1ms"})
+	i.must(http.MethodPut, "/v1/items/a", "1")
+	i.must(http.MethodPut, "/v1/components/react/button", `{"sourceCode":"x"}`)
+	const path = "/v1/components/react/button"
+	fresh := i.must(http.MethodGet, path, "")
+	i.loseASession(t).end("ROLLBACK")
+
+	for _, method := range []string{http.MethodGet, http.MethodHead} {
+		for _, path := range []string{path, "/v1/items/component:react:button"} {
+			r := i.send(method, path, "")
+			require.Equal(t, http.StatusOK, r.status, method)
+			require.Equal(t, "true", r.header.Get("Stockroom-Stale"))
+			for _, name := range []string{"ETag", "Last-Modified", "Content-Length", "Content-Type"} {
+				require.Equal(t, fresh.header.Get(name), r.header.Get(name), name)
+			}
+			require.Equal(t, map[string]string{http.MethodGet: fresh.body}[method], r.body)
+			r = i.send(method, path, "", "If-None-Match", fresh.header.Get("ETag"))
+			require.Equal(t, http.StatusNotModified, r.status)
+			require.Equal(t, "true", r.header.Get("Stockroom-Stale"))
+		}
+		absent := i.send(method, "/v1/items/absent", "")
+		require.Equal(t, http.StatusServiceUnavailable, absent.status)
+		after, err := strconv.Atoi(absent.header.Get("Retry-After"))
+		require.NoError(t, err)
+		require.InDelta(t, 3600, after, 60)
+	}
+	r := i.send(http.MethodPost, "/v1/mget", `{"keys":["component:react:button"]}`, "Content-Type", "application/json")
+	require.Equal(t, http.StatusOK, r.status, "%s", r.body)
+	require.Equal(t, "true", r.header.Get("Stockroom-Stale"))
+}
+
 func TestBreakerIsCounted(t *testing.T) {
 	t.Parallel()
 	i := launch(t, map[string]string{"STOCKROOM_BREAKER_FAILURES": "1", "STOCKROOM_BREAKER_TIMEOUT": "1500ms", "STOCKROOM_CACHE_MAX_STALENESS": "1ms"})
@@ -447,17 +499,7 @@ func TestBreakerIsCounted(t *testing.T) {
 		return samples
 	}
 	i.shows(state("closed"), "stockroom_breaker_state")
-	b := i.block(t, "UPDATE entries SET version = version WHERE key = 'a'")
-	killed := make(chan reply, 1)
-	go func() {
-		r, _ := i.try(context.WithoutCancel(t.Context()), http.MethodPut, "/v1/items/a", "2")
-		killed <- r
-	}()
-	until(t, "the session is cut", func() bool {
-		return b.query(`SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database()
-			AND application_name = 'stockroom' AND pg_backend_pid() = ANY (pg_blocking_pids(pid))`) > 0
-	})
-	require.Equal(t, "unavailable", (<-killed).code())
+	b := i.loseASession(t)
 	opened := time.Now()
 	b.end("ROLLBACK")
 

@@ -70,6 +70,7 @@ func (s *server) headItem(keyOf keyFunc) handler {
 		if err != nil {
 			return err
 		}
+		markStale(w, stored)
 		writeItem(w, r, known, stored.Metadata, stored.JSON)
 		return nil
 	}

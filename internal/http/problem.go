@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -113,9 +114,12 @@ var (
 	ErrShuttingDown = errors.New("http: shutting down")
 )
 
-// retryAfterSeconds is what a 503 tells its caller to wait: long enough that a
-// crowd of them does not make things worse, short enough not to be noticed.
-const retryAfterSeconds = 1
+// retryAfterSeconds is how long a 503 tells its caller to wait: until the circuit
+// breaker lets somebody through, or else long enough that a crowd of them does not
+// make things worse and short enough not to be noticed.
+func retryAfterSeconds(err error) int {
+	return max(1, int(math.Ceil(txn.RetryAfter(err).Seconds())))
+}
 
 // apiError is an error that is only HTTP's: of its headers, parameters or routes.
 type apiError struct {
@@ -216,7 +220,7 @@ func (s *server) writeProblem(w http.ResponseWriter, r *http.Request, err error)
 	header.Del("Last-Modified")
 	header.Set("Cache-Control", "no-store")
 	if p.Status == http.StatusServiceUnavailable {
-		header.Set("Retry-After", strconv.Itoa(retryAfterSeconds))
+		header.Set("Retry-After", strconv.Itoa(retryAfterSeconds(err)))
 	}
 	var body any = p
 	header.Set("Content-Type", "application/problem+json")

@@ -18,7 +18,8 @@ var errExited = errors.New("readcache: the load did not return")
 // was loaded by then, and that is still here, had not been changed by anybody: not
 // by them, for that would have been heard, nor here since, for that would have
 // removed it before it was committed. Nor does it matter that the items are looked
-// up one after the other: none can come in meanwhile that was loaded by then.
+// up one after the other: none can come in meanwhile that was loaded by then. A single
+// item is a snapshot by itself, as Lookup finds it.
 func (c *Cache) LookupMany(keys []item.Key) ([]item.Stored, bool) {
 	now := c.now()
 	found := c.lookupMany(keys, now)
@@ -35,6 +36,12 @@ func (c *Cache) LookupMany(keys []item.Key) ([]item.Stored, bool) {
 
 func (c *Cache) lookupMany(keys []item.Key, now time.Duration) []*entry {
 	heard, current := time.Duration(c.heard.Load()), c.era.Load()
+	if len(keys) == 1 {
+		if e := c.lookup(current, keys[0].String(), now); e != nil {
+			return []*entry{e}
+		}
+		return nil
+	}
 	if now-heard >= c.maxStaleness {
 		return nil
 	}
@@ -53,7 +60,7 @@ func (c *Cache) LookupManyStale(keys []item.Key) ([]item.Stored, bool) {
 				heard = time.Duration(of.heard.Load())
 			}
 		}
-		return e.era == of && e.landed <= heard
+		return len(keys) == 1 || e.era == of && e.landed <= heard
 	})
 	return allAt(found, now), found != nil
 }

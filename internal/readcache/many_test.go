@@ -92,6 +92,39 @@ func TestLookupManyOfNone(t *testing.T) {
 	require.Empty(t, found)
 }
 
+// A single item is a snapshot by itself, whoever was heard since.
+func TestLookupManyOfOne(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := New(big, staleness)
+		defer c.Close()
+		key := keyOf(t, "component:f:n")
+		looked := func() [2]int64 {
+			fresh, found := c.LookupMany([]item.Key{key})
+			stale, foundStale := c.LookupManyStale([]item.Key{key})
+			require.Equal(t, []bool{found, foundStale}, []bool{len(fresh) == 1, len(stale) == 1})
+			var of [2]int64
+			for i, items := range [][]item.Stored{fresh, stale} {
+				if len(items) > 0 {
+					of[i] = items[0].Version
+				}
+			}
+			return of
+		}
+		require.Equal(t, [2]int64{}, looked())
+		store(t, c, value(key, 1))
+		require.Equal(t, [2]int64{1, 1}, looked())
+		pass(staleness)
+		require.Equal(t, [2]int64{0, 1}, looked())
+		reload(t.Context(), c, key, 2)
+		require.Equal(t, [2]int64{2, 2}, looked())
+		c.Distrust()
+		require.Equal(t, [2]int64{0, 2}, looked())
+		c.Invalidate(key)
+		require.Equal(t, [2]int64{}, looked())
+	})
+}
+
 // A load of many fills the cache with what nothing has overtaken.
 func TestLoadMany(t *testing.T) {
 	t.Parallel()

@@ -117,14 +117,21 @@ func (s *Store) get(
 		op := &getOp{key: key}
 		return s.gets[key.Kind()].Start(ctx, loadTimeout, op, func(err error) { finish(op.stored, err) })
 	})
+	stored, err = s.orStale(key, stored, err)
+	if err == nil {
+		s.marks.add(key)
+	}
+	return stored, err
+}
+
+// orStale returns what a read of key has found or, where the circuit breaker is why
+// it has not, what the cache holds.
+func (s *Store) orStale(key item.Key, stored item.Stored, err error) (item.Stored, error) {
 	if errors.Is(err, txn.ErrBreakerOpen) {
 		if cached, ok := s.cache.LookupStale(key); ok {
 			cached.Stale = true
-			stored, err = cached, nil
+			return cached, nil
 		}
-	}
-	if err == nil {
-		s.marks.add(key)
 	}
 	return stored, err
 }
@@ -134,13 +141,14 @@ func (s *Store) get(
 const loadTimeout = 30 * time.Second
 
 // Head reads an item from the database, as it is at the moment, which is no access.
-// An item that there is not is item.ErrNotFound.
+// An item that there is not is item.ErrNotFound. While the circuit breaker is open it
+// answers as Get does.
 func (s *Store) Head(ctx context.Context, key item.Key) (stored item.Stored, err error) {
 	err = s.units.ReadOne(ctx, func(ctx context.Context, u *txn.Unit) error {
 		stored, err = repo.Get(ctx, u, key)
 		return err
 	})
-	return stored, err
+	return s.orStale(key, stored, err)
 }
 
 // Metadata reads what is known of an item besides its value, which is no access.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -16,6 +17,24 @@ import (
 // now. It is an ErrUnavailable.
 var ErrBreakerOpen = fmt.Errorf("%w: the circuit breaker is open", ErrUnavailable)
 
+// openError is an ErrBreakerOpen that knows when the breaker will probe.
+type openError struct {
+	retryAfter time.Duration
+}
+
+func (e *openError) Error() string { return ErrBreakerOpen.Error() }
+
+func (e *openError) Unwrap() error { return ErrBreakerOpen }
+
+// RetryAfter returns how long whoever got err does well to wait: until the circuit
+// breaker that err is of lets somebody through. It is 0 where err does not say.
+func RetryAfter(err error) time.Duration {
+	if open, ok := errors.AsType[*openError](err); ok {
+		return open.retryAfter
+	}
+	return 0
+}
+
 // Breaker guards the database: after a number of infrastructure failures in a
 // row it is open, and everything fails at once; after a while it is half-open and
 // lets one transaction through, whose outcome closes or opens it again.
@@ -25,12 +44,14 @@ var ErrBreakerOpen = fmt.Errorf("%w: the circuit breaker is open", ErrUnavailabl
 // queue or a caller that left says nothing either way.
 type Breaker struct {
 	circuit *gobreaker.CircuitBreaker[struct{}]
+	probes  atomic.Pointer[time.Time] // when it lets the next one through, if it is open
 }
 
 // NewBreaker returns a closed breaker that opens after so many failures in a row
 // and probes after timeout. changed, which may be nil, is told each change of
 // state: closed, half-open or open. It must be fast.
 func NewBreaker(failures int, timeout time.Duration, changed func(state string)) *Breaker {
+	b := &Breaker{}
 	settings := gobreaker.Settings{
 		Name:        "database",
 		MaxRequests: 1,
@@ -40,11 +61,18 @@ func NewBreaker(failures int, timeout time.Duration, changed func(state string))
 		},
 		IsSuccessful: func(err error) bool { return outcomeOf(err) != failure },
 		IsExcluded:   func(err error) bool { return outcomeOf(err) == neither },
+		OnStateChange: func(_ string, _, to gobreaker.State) {
+			if to == gobreaker.StateOpen {
+				probes := time.Now().Add(timeout)
+				b.probes.Store(&probes)
+			}
+			if changed != nil {
+				changed(to.String())
+			}
+		},
 	}
-	if changed != nil {
-		settings.OnStateChange = func(_ string, _, to gobreaker.State) { changed(to.String()) }
-	}
-	return &Breaker{circuit: gobreaker.NewCircuitBreaker[struct{}](settings)}
+	b.circuit = gobreaker.NewCircuitBreaker[struct{}](settings)
+	return b
 }
 
 // State returns closed, half-open or open.
@@ -53,21 +81,27 @@ func (b *Breaker) State() string { return b.circuit.State().String() }
 // Open tells whether requests for the database fail at once.
 func (b *Breaker) Open() bool { return b.circuit.State() == gobreaker.StateOpen }
 
-// refuses tells whether whoever came now would be turned away: the breaker is open,
-// or half-open with its probe under way.
-func (b *Breaker) refuses() bool {
+// refusal returns with what whoever came now would be turned away: the breaker is
+// open, or half-open with its probe under way. It is nil for everybody else.
+func (b *Breaker) refusal() error {
 	if b == nil {
-		return false
+		return nil
 	}
 	switch b.circuit.State() {
 	case gobreaker.StateOpen:
-		return true
+		return b.openError()
 	case gobreaker.StateHalfOpen:
 		counts := b.circuit.Counts()
-		return counts.Requests > counts.TotalExclusions // those that said nothing are over
-	default:
-		return false
+		if counts.Requests > counts.TotalExclusions { // those that said nothing are over
+			return ErrBreakerOpen
+		}
+	case gobreaker.StateClosed:
 	}
+	return nil
+}
+
+func (b *Breaker) openError() error {
+	return &openError{retryAfter: time.Until(*b.probes.Load())}
 }
 
 // report counts the end of a request that shared another one's transaction.
@@ -83,8 +117,11 @@ func (b *Breaker) do(try func() error) error {
 		return try()
 	}
 	_, err := b.circuit.Execute(func() (struct{}, error) { return struct{}{}, try() })
-	if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
-		return ErrBreakerOpen
+	switch {
+	case errors.Is(err, gobreaker.ErrOpenState):
+		return b.openError()
+	case errors.Is(err, gobreaker.ErrTooManyRequests):
+		return ErrBreakerOpen // how long the probe takes is not known
 	}
 	return err
 }

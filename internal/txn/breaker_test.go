@@ -3,6 +3,7 @@ package txn_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -67,9 +68,11 @@ func TestBreakerOpensAndKeepsEverybodyOut(t *testing.T) {
 		err := run(t.Context(), b.mustNotRun)
 		require.ErrorIs(t, err, txn.ErrBreakerOpen, name)
 		require.ErrorIs(t, err, txn.ErrUnavailable, name)
+		require.InDelta(t, time.Hour, txn.RetryAfter(fmt.Errorf("wrapped: %w", err)), float64(time.Minute), name)
 		require.Zero(t, b.gate.State().InUse)
 	}
 	require.Equal(t, []string{"open"}, c.all())
+	require.Zero(t, txn.RetryAfter(txn.ErrUnavailable))
 }
 
 func TestBreakerIsForTheDatabaseOnly(t *testing.T) {

@@ -162,10 +162,8 @@ func (g *Group[T]) refuses(ctx context.Context) error {
 		return ErrNested
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case g.manager.breaker.refuses():
-		return ErrBreakerOpen
 	}
-	return nil
+	return g.manager.breaker.refusal()
 }
 
 // beginAlone returns a slot, if nobody waits and there are fewer workers than

@@ -3215,7 +3215,8 @@ type ClientInterface interface {
 
 	// HeadBlock Ask whether a block exists
 	//
-	// Answers with the status and the headers of GET and no body, errors included. It does not count as an access.
+	// Answers with the status and the headers of GET and no body, errors included; it reads the database, unless that
+	// cannot be reached. It does not count as an access.
 	//
 	// Needs the scope `read`.
 	//
@@ -3331,7 +3332,8 @@ type ClientInterface interface {
 
 	// HeadComponent Ask whether a component exists
 	//
-	// Answers with the status and the headers of GET and no body, errors included. It does not count as an access.
+	// Answers with the status and the headers of GET and no body, errors included; it reads the database, unless that
+	// cannot be reached. It does not count as an access.
 	//
 	// Needs the scope `read`.
 	//
@@ -3470,7 +3472,8 @@ type ClientInterface interface {
 
 	// HeadItem Ask whether an item exists
 	//
-	// Answers with the status and the headers of GET and no body, errors included. It does not count as an access.
+	// Answers with the status and the headers of GET and no body, errors included; it reads the database, unless that
+	// cannot be reached. It does not count as an access.
 	//
 	// Needs the scope `read`.
 	//
@@ -4212,7 +4215,8 @@ func (c *Client) GetBlock(ctx context.Context, framework FrameworkPath, name Blo
 
 // HeadBlock Ask whether a block exists
 //
-// Answers with the status and the headers of GET and no body, errors included. It does not count as an access.
+// Answers with the status and the headers of GET and no body, errors included; it reads the database, unless that
+// cannot be reached. It does not count as an access.
 //
 // Needs the scope `read`.
 //
@@ -4392,7 +4396,8 @@ func (c *Client) GetComponent(ctx context.Context, framework FrameworkPath, name
 
 // HeadComponent Ask whether a component exists
 //
-// Answers with the status and the headers of GET and no body, errors included. It does not count as an access.
+// Answers with the status and the headers of GET and no body, errors included; it reads the database, unless that
+// cannot be reached. It does not count as an access.
 //
 // Needs the scope `read`.
 //
@@ -4615,7 +4620,8 @@ func (c *Client) GetItem(ctx context.Context, key KeyPath, params *GetItemParams
 
 // HeadItem Ask whether an item exists
 //
-// Answers with the status and the headers of GET and no body, errors included. It does not count as an access.
+// Answers with the status and the headers of GET and no body, errors included; it reads the database, unless that
+// cannot be reached. It does not count as an access.
 //
 // Needs the scope `read`.
 //

@@ -80,7 +80,8 @@ export interface paths {
         options?: never;
         /**
          * Ask whether an item exists
-         * @description Answers with the status and the headers of GET and no body, errors included. It does not count as an access.
+         * @description Answers with the status and the headers of GET and no body, errors included; it reads the database, unless that
+         *     cannot be reached. It does not count as an access.
          *
          *     Needs the scope `read`.
          *
@@ -489,7 +490,8 @@ export interface paths {
         options?: never;
         /**
          * Ask whether a component exists
-         * @description Answers with the status and the headers of GET and no body, errors included. It does not count as an access.
+         * @description Answers with the status and the headers of GET and no body, errors included; it reads the database, unless that
+         *     cannot be reached. It does not count as an access.
          *
          *     Needs the scope `read`.
          *
@@ -627,7 +629,8 @@ export interface paths {
         options?: never;
         /**
          * Ask whether a block exists
-         * @description Answers with the status and the headers of GET and no body, errors included. It does not count as an access.
+         * @description Answers with the status and the headers of GET and no body, errors included; it reads the database, unless that
+         *     cannot be reached. It does not count as an access.
          *
          *     Needs the scope `read`.
          *
@@ -3482,7 +3485,8 @@ export interface components {
          */
         RequestID: string;
         /**
-         * @description After how many seconds to try again.
+         * @description After how many seconds to try again. While the circuit breaker is open: when it lets a request through to the
+         *     database.
          * @example 2
          */
         RetryAfter: number;
