@@ -111,50 +111,29 @@ func TestAroundCommitInDoubt(t *testing.T) {
 // of its own, and keeps a session whose client has gone for the next one.
 func listenAsPooler(t *testing.T, network, address string) string {
 	t.Helper()
-	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	var conns sync.WaitGroup
 	ended := make(chan struct{})
-	conns.Go(func() {
+	return standBefore(t, network, address, func(client, server net.Conn) {
+		var sent sync.WaitGroup
+		sent.Go(func() {
+			_, _ = io.Copy(server, client)
+			<-ended
+			_ = server.Close()
+		})
+		defer sent.Wait()
+		defer client.Close()
+		renamed := false
+		buffer := make([]byte, 64<<10)
 		for {
-			client, err := l.Accept()
+			n, err := server.Read(buffer)
 			if err != nil {
 				return
 			}
-			server, err := new(net.Dialer).Dial(network, address)
-			if err != nil {
-				t.Error(err)
-				_ = client.Close()
-				continue
+			// BackendKeyData: its length, the process id, a key
+			if at := bytes.Index(buffer[:n], []byte{'K', 0, 0, 0, 12}); at >= 0 && !renamed {
+				renamed = true
+				binary.BigEndian.PutUint32(buffer[at+5:], 1<<30)
 			}
-			conns.Go(func() {
-				_, _ = io.Copy(server, client)
-				<-ended
-				_ = server.Close()
-			})
-			conns.Go(func() {
-				defer client.Close()
-				renamed := false
-				buffer := make([]byte, 64<<10)
-				for {
-					n, err := server.Read(buffer)
-					if err != nil {
-						return
-					}
-					// BackendKeyData: its length, the process id, a key
-					if at := bytes.Index(buffer[:n], []byte{'K', 0, 0, 0, 12}); at >= 0 && !renamed {
-						renamed = true
-						binary.BigEndian.PutUint32(buffer[at+5:], 1<<30)
-					}
-					_, _ = client.Write(buffer[:n]) // who has gone does not keep the session from going on
-				}
-			})
+			_, _ = client.Write(buffer[:n]) // who has gone does not keep the session from going on
 		}
-	})
-	t.Cleanup(func() {
-		_ = l.Close()
-		close(ended)
-		conns.Wait()
-	})
-	return l.Addr().String()
+	}, func() { close(ended) })
 }

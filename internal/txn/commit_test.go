@@ -30,10 +30,20 @@ func newCommitProxy(t *testing.T, dsn string, deliver bool) *commitProxy {
 	config, err := pgconn.ParseConfig(dsn)
 	require.NoError(t, err)
 	network, address := pgconn.NetworkAddress(config.Host, config.Port)
+	p := &commitProxy{deliver: deliver}
+	host := standBefore(t, network, address, p.serve, func() {})
+	u := url.URL{Scheme: "postgres", User: url.UserPassword(config.User, config.Password), Host: host, Path: "/" + config.Database, RawQuery: "sslmode=disable"}
+	p.dsn = u.String()
+	return p
+}
+
+// standBefore stands between whoever connects to the address that it returns and the
+// database, for as long as the test runs: serve has both connections until it returns,
+// which end makes it do.
+func standBefore(t *testing.T, network, address string, serve func(client, server net.Conn), end func()) string {
+	t.Helper()
 	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	u := url.URL{Scheme: "postgres", User: url.UserPassword(config.User, config.Password), Host: l.Addr().String(), Path: "/" + config.Database, RawQuery: "sslmode=disable"}
-	p := &commitProxy{dsn: u.String(), deliver: deliver}
 	var conns sync.WaitGroup
 	conns.Go(func() {
 		for {
@@ -46,14 +56,15 @@ func newCommitProxy(t *testing.T, dsn string, deliver bool) *commitProxy {
 				_ = client.Close()
 				continue
 			}
-			conns.Go(func() { p.serve(client, server) })
+			conns.Go(func() { serve(client, server) })
 		}
 	})
 	t.Cleanup(func() {
 		_ = l.Close()
+		end()
 		conns.Wait()
 	})
-	return p
+	return l.Addr().String()
 }
 
 func (p *commitProxy) serve(client, server net.Conn) {
