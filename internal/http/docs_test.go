@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +21,9 @@ import (
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/openapi3filter"
 	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/stockroom/stockroom"
 )
 
 // decodeText lets the checks of answers read the reference page.
@@ -293,4 +297,52 @@ func TestReferencePage(t *testing.T) {
 	}
 	require.Contains(t, browser.requests, b.URL+"/openapi.yaml")
 	require.Contains(t, browser.requests, b.URL+"/v1/mset")
+}
+
+// followed follows the references of a value of a document as the reference page does,
+// and returns what is in the way of that: behind holds those that lead to it.
+func followed(document map[string]any, value any, behind []string) (wrong []string) {
+	switch value := value.(type) {
+	case []any:
+		for _, part := range value {
+			wrong = append(wrong, followed(document, part, behind)...)
+		}
+	case map[string]any:
+		for name, part := range value {
+			if name != "$ref" {
+				wrong = append(wrong, followed(document, part, behind)...)
+				continue
+			}
+			reference, _ := part.(string)
+			var to any = document
+			for _, name := range strings.Split(reference, "/")[1:] {
+				within, _ := to.(map[string]any)
+				to = within[name]
+			}
+			switch {
+			case !strings.HasPrefix(reference, "#/") || to == nil:
+				wrong = append(wrong, fmt.Sprintf("%v leads nowhere", part))
+			case slices.Contains(behind, reference):
+				wrong = append(wrong, reference+" leads back to itself")
+			default:
+				wrong = append(wrong, followed(document, to, append(slices.Clip(behind), reference))...)
+			}
+		}
+	}
+	return wrong
+}
+
+func TestReferencePageCanFollowReferences(t *testing.T) {
+	t.Parallel()
+	follow := func(text string) []string {
+		var document map[string]any
+		require.NoError(t, yaml.Unmarshal([]byte(text), &document))
+		return followed(document, document, nil)
+	}
+	require.Empty(t, follow(string(stockroom.OpenAPI)))
+	const model = "\ncomponents: {schemas: {A: {items: {$ref: '#/components/schemas/A'}}, b/c: {type: string}}}"
+	require.Contains(t, follow(model), "#/components/schemas/A leads back to itself")
+	for _, nowhere := range []string{"'#/components/schemas/b~1c'", "'#/components/schemas/B'", "other.yaml", "1"} {
+		require.Contains(t, follow("x: [{$ref: "+nowhere+"}]"+model), strings.Trim(nowhere, "'")+" leads nowhere")
+	}
 }
