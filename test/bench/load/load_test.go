@@ -50,7 +50,9 @@ func TestRightAnswersAreCounted(t *testing.T) {
 		}
 		_, _ = w.Write([]byte("four"))
 	})
-	result, err := load.Run(t.Context(), spec(address, requestFile(t, "/a", "/bb")))
+	right := spec(address, requestFile(t, "/a", "/bb"))
+	right.Duration = time.Second // of which a busy machine leaves enough for one answer
+	result, err := load.Run(t.Context(), right)
 	require.NoError(t, err)
 	require.EqualValues(t, asked.Load(), result.Sent)
 	require.EqualValues(t, 5, primed.Load(), "each request goes out once before the rest")
@@ -58,7 +60,7 @@ func TestRightAnswersAreCounted(t *testing.T) {
 	require.NotZero(t, result.Requests)
 	require.Less(t, result.Requests, result.Sent, "the warm-up does not count")
 	require.Equal(t, 4*result.Requests, result.Bytes)
-	require.InDelta(t, float64(result.Requests)*10, result.PerSecond, 1e-6)
+	require.InDelta(t, float64(result.Requests), result.PerSecond, 1e-6)
 	require.LessOrEqual(t, result.P50, result.P99)
 	require.LessOrEqual(t, result.P99, result.Max)
 }
@@ -77,6 +79,8 @@ func TestWrongAnswersAreErrorsAndNotMeasured(t *testing.T) {
 func TestAServerThatCutsConnectionsIsGivenUp(t *testing.T) {
 	t.Parallel()
 	address := serve(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
-	_, err := load.Run(t.Context(), spec(address, requestFile(t, "/")))
+	cut := spec(address, requestFile(t, "/"))
+	cut.Duration = time.Hour // however slow the machine is, it is not the end that ends it
+	_, err := load.Run(t.Context(), cut)
 	require.ErrorContains(t, err, "again and again")
 }
