@@ -30,10 +30,11 @@ import (
 // binaries.
 
 const (
-	// soon is when a test that waits for something gives up.
-	soon = 30 * time.Second
+	// soon is when a test that waits for something gives up: an import of 192 MiB under the
+	// race detector, too, on a machine that does much else.
+	soon = 2 * time.Minute
 	// lifetime is what no process of these tests comes near.
-	lifetime = 2 * time.Minute
+	lifetime = 5 * time.Minute
 )
 
 var (

@@ -127,13 +127,16 @@ func TestBreakerIsForTheDatabaseOnly(t *testing.T) {
 func TestBreakerProbesByAGroup(t *testing.T) {
 	t.Parallel()
 	b := setup(t, 2)
-	breaker := txn.NewBreaker(1, 20*time.Millisecond, nil)
-	b.Guard(breaker)
 	group := txn.NewGroup(b.Manager, txn.GroupRules[int]{Workers: 1, Size: 1}, func(ctx context.Context, ops []*txn.Op[int]) {
 		ops[0].Err = b.Do(ctx, work)
 	})
+	b.Guard(txn.NewBreaker(1, time.Hour, nil))
 	require.Error(t, b.Do(t.Context(), lose))
 	require.ErrorIs(t, group.Do(t.Context(), 1), txn.ErrBreakerOpen)
+
+	breaker := txn.NewBreaker(1, 20*time.Millisecond, nil)
+	b.Guard(breaker)
+	require.Error(t, b.Do(t.Context(), lose))
 	require.Eventually(t, func() bool { return breaker.State() == "half-open" }, soon, time.Millisecond)
 	require.NoError(t, b.DoRepeatable(b.within(soon), func(context.Context, *txn.Unit) error {
 		require.ErrorIs(t, group.Do(t.Context(), 1), txn.ErrBreakerOpen, "one probe at a time")
