@@ -34,7 +34,7 @@ const (
 	// race detector, too, on a machine that does much else.
 	soon = 2 * time.Minute
 	// lifetime is what no process of these tests comes near.
-	lifetime = 5 * time.Minute
+	lifetime = 15 * time.Minute
 )
 
 var (

@@ -34,14 +34,14 @@ import (
 
 const (
 	// soon is when a test that waits for something gives up.
-	soon = 30 * time.Second
+	soon = 2 * time.Minute
 	// promptly is how long the end of a server that has nothing to wait for may
 	// take, on a machine that is busy with other tests. What would break it takes
 	// longer: the five seconds that net/http gives a connection that has sent
 	// nothing, or the grace of requests in flight.
 	promptly = 3 * time.Second
 	// lifetime is what no process of these tests comes near.
-	lifetime = 2 * time.Minute
+	lifetime = 15 * time.Minute
 	// longGrace is a STOCKROOM_SHUTDOWN_GRACE that no test waits out.
 	longGrace = "STOCKROOM_SHUTDOWN_GRACE=1m"
 )

@@ -246,8 +246,8 @@ func TestStartGivesUpOnAPostgresThatDoesNotEnd(t *testing.T) {
 	h := startHelper(t, dir)
 	h.holdShutdown(t, dir)
 	h.kill(t)
-	_, err := embeddedpg.Start(t.Context(), embeddedpg.Config{DataDir: dir, StartTimeout: 500 * time.Millisecond})
-	refused(t, err, embeddedpg.ErrInUse, fmt.Sprintf("pid %d", h.postgresPID), "not ready within 500ms")
+	_, err := embeddedpg.Start(t.Context(), embeddedpg.Config{DataDir: dir, StartTimeout: 3 * time.Second})
+	refused(t, err, embeddedpg.ErrInUse, fmt.Sprintf("pid %d", h.postgresPID), "not ready within 3s")
 
 	// With more time it insists (SIGQUIT), and PostgreSQL kills the child that holds it up.
 	start(t, embeddedpg.Config{DataDir: dir, StopTimeout: 100 * time.Millisecond})

@@ -28,9 +28,9 @@ import (
 
 const (
 	// soon is when a test that waits for something gives up.
-	soon = 30 * time.Second
+	soon = 2 * time.Minute
 	// lifetime is what no process of these tests comes near.
-	lifetime = 3 * time.Minute
+	lifetime = 15 * time.Minute
 	// framework is the one that the registry is imported as.
 	framework = "react"
 	// namespace is what projects call it; the examples of this repository call each other so.

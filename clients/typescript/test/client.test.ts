@@ -96,10 +96,10 @@ describe('items', () => {
 
   it('lets an item expire, and live on when touched', async () => {
     await stockroom.put('short', 1, { ttl: 1 });
-    await stockroom.put('touched', 1, { ttl: 1 });
+    await stockroom.put('touched', 1, { ttl: 2 });
     expect(await stockroom.touch('touched', { ttl: 60 })).toMatchObject({ ttlSeconds: 60 });
     expect(await stockroom.touch('touched')).toMatchObject({ ttlSeconds: 60 });
-    await expect.poll(() => stockroom.has('short'), { timeout: 5000 }).toBe(false);
+    await expect.poll(() => stockroom.has('short'), { timeout: 10_000 }).toBe(false);
     expect(await stockroom.has('touched')).toBe(true);
   });
 

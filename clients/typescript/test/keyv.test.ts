@@ -1,7 +1,7 @@
 import * as vitest from 'vitest';
 import keyvTestSuite, { keyvIteratorTests } from '@keyv/test-suite';
 import { Keyv } from 'keyv';
-import { beforeEach, describe, expect, it } from 'vitest';
+import { beforeEach, describe, expect, it, onTestFinished, vi } from 'vitest';
 import { KeyvStockroom } from '../src/keyv.js';
 import { baseUrl, collect, connect, writeKey } from './server.js';
 
@@ -115,12 +115,17 @@ describe('keys', () => {
 describe('times to live', () => {
   it('are exact here, and rounded up on the server', async () => {
     const store = new KeyvStockroom({ client });
-    await store.set('k', 'v', 300);
-    await store.set('longer', 'v', 1001);
-    expect((await client.metadata('keyv:k'))?.ttlSeconds).toBe(1);
-    expect((await client.metadata('keyv:longer'))?.ttlSeconds).toBe(2);
+    const start = Date.now();
+    vi.useFakeTimers({ toFake: ['Date'], now: start });
+    onTestFinished(() => void vi.useRealTimers());
+    await store.set('k', 'v', 60_300);
+    await store.set('longer', 'v', 61_001);
+    expect((await client.metadata('keyv:k'))?.ttlSeconds).toBe(61);
+    expect((await client.metadata('keyv:longer'))?.ttlSeconds).toBe(62);
+    vi.setSystemTime(start + 60_299);
     expect(await store.has('k')).toBe(true);
-    await expect.poll(() => store.has('k'), { interval: 20, timeout: 5000 }).toBe(false);
+    vi.setSystemTime(start + 60_301);
+    expect(await store.has('k')).toBe(false);
     // The server has it still, but here it is over.
     expect(await client.has('keyv:k')).toBe(true);
     expect(await store.get('k')).toBeUndefined();

@@ -145,7 +145,7 @@ describe('time', () => {
 
   it('is limited with the retries', async () => {
     let waiting: ServerResponse | undefined;
-    const { stockroom, seen } = await answering([busy, (response) => void (waiting = response)], { timeoutMs: 200 });
+    const { stockroom, seen } = await answering([busy, (response) => void (waiting = response)], { timeoutMs: 2000 });
     await expect(stockroom.get('k')).rejects.toMatchObject({ code: 'timeout' });
     expect(seen).toHaveLength(2);
     expect(waiting).toBeDefined();
