@@ -276,13 +276,23 @@ func (i *instance) raw(text string) string {
 	_, err = io.WriteString(conn, text)
 	require.NoError(i.t, err)
 	var answer bytes.Buffer
-	for wait := soon; ; wait = 100 * time.Millisecond {
+	chunk := make([]byte, 4<<10)
+	// A reader that was held up finds its deadline passed, whatever there is to read:
+	// only the second time in a row it means that there is nothing.
+	for wait, silent := soon, 0; silent < 2; wait = 50 * time.Millisecond {
 		require.NoError(i.t, conn.SetReadDeadline(time.Now().Add(wait)))
-		n, err := io.CopyN(&answer, conn, 1)
-		if n == 0 || err != nil {
+		n, err := conn.Read(chunk)
+		answer.Write(chunk[:n])
+		switch {
+		case n > 0:
+			silent = 0
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			silent++
+		default:
 			return answer.String()
 		}
 	}
+	return answer.String()
 }
 
 // rawStatus is the status of the first answer to raw bytes.

@@ -209,7 +209,7 @@ func (b *browser) heard(event any) {
 // evaluate evaluates an expression in the page, and waits for the promise that it is.
 func evaluate[T any](t *testing.T, b *browser, expression string) T {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(b.Context, patience)
+	ctx, cancel := context.WithTimeout(b.Context, 6*patience)
 	defer cancel()
 	result, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
 	require.NoError(t, err, "%s\n%s", expression, b.troubles())
@@ -237,7 +237,7 @@ const inPage = `
 		const look = () => {
 			const found = find()
 			if (found) resolve(found)
-			else if (performance.now() - start > 15_000) reject(new Error('there is no ' + what))
+			else if (performance.now() - start > 60_000) reject(new Error('there is no ' + what))
 			else setTimeout(look, 10)
 		}
 		look()

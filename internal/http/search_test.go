@@ -133,7 +133,7 @@ func TestSearchUntilItExpires(t *testing.T) {
 	b.stored("component:react:fleeting", `{"sourceCode":""}`)
 	_, _, err := b.store.MakeDocuments(t.Context())
 	require.NoError(t, err)
-	b.expireIn(time.Second, "component:react:fleeting")
+	b.expireIn(3*time.Second, "component:react:fleeting")
 	require.Len(t, b.search("fleeting"), 1)
 	b.until("it expires", func() bool { return b.get(itemPath("component:react:fleeting")).status == http.StatusNotFound })
 	require.Empty(t, b.search("fleeting"))

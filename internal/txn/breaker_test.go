@@ -102,7 +102,7 @@ func TestBreakerIsForTheDatabaseOnly(t *testing.T) {
 			})
 		},
 		"a deadline that the database heeds": func() error {
-			return b.Do(b.within(50*time.Millisecond), func(ctx context.Context, u *txn.Unit) error {
+			return b.Do(b.within(time.Second), func(ctx context.Context, u *txn.Unit) error {
 				_, err := u.Exec(ctx, `SELECT pg_sleep(3600)`)
 				return err
 			})
