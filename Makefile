@@ -48,11 +48,14 @@ chromium: ## install the browser for the test of the reference page, where root 
 build: ## build bin/server and bin/import, static
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/server ./cmd/import
 
+# A slow machine gets more than the ten minutes that go test gives a package.
+TESTING := -race -shuffle=on -timeout 30m
+
 .PHONY: test
 test: ## run every test, with the race detector
 	@[ -n "$${TEST_DATABASE_URL:-}" ] || scripts/ensure-postgres.sh
 	@scripts/ensure-chromium.sh
-	go test -race -shuffle=on -timeout 45m ./...
+	go test $(TESTING) ./...
 	@$(MAKE) --no-print-directory test/clients-go test/typescript
 
 .PHONY: test/typescript
@@ -68,7 +71,7 @@ endif
 .PHONY: test/clients-go
 test/clients-go: ## run the tests of the Go client, on a server of their own
 	@env -u DATABASE_URL scripts/ensure-postgres.sh
-	go -C clients/go test -race -shuffle=on -timeout 45m ./...
+	go -C clients/go test $(TESTING) ./...
 
 .PHONY: test/short
 test/short: ## run the fast tests
@@ -79,12 +82,12 @@ test/short: ## run the fast tests
 .PHONY: test/shadcn
 test/shadcn: ## run the shadcn CLI against a server, which make test does as well
 	@[ -n "$${TEST_DATABASE_URL:-}" ] || scripts/ensure-postgres.sh
-	go test -race -shuffle=on -timeout 45m -count=1 ./test/shadcn
+	go test $(TESTING) -count=1 ./test/shadcn
 
 .PHONY: test/containers
 test/containers: ## run the integration tests on PostgreSQL in a container
 	env -u TEST_DATABASE_URL STOCKROOM_TEST_BACKEND=container \
-		go test -race -shuffle=on -timeout 45m -count=1 ./internal/... ./cmd/...
+		go test $(TESTING) -count=1 ./internal/... ./cmd/...
 
 FUZZTIME ?= 60s
 
