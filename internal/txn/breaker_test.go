@@ -127,7 +127,9 @@ func TestBreakerIsForTheDatabaseOnly(t *testing.T) {
 func TestBreakerProbesByAGroup(t *testing.T) {
 	t.Parallel()
 	b := setup(t, 2)
+	ran := 0
 	group := txn.NewGroup(b.Manager, txn.GroupRules[int]{Workers: 1, Size: 1}, func(ctx context.Context, ops []*txn.Op[int]) {
+		ran++
 		ops[0].Err = b.Do(ctx, work)
 	})
 	b.Guard(txn.NewBreaker(1, time.Hour, nil))
@@ -142,6 +144,7 @@ func TestBreakerProbesByAGroup(t *testing.T) {
 		require.ErrorIs(t, group.Do(t.Context(), 1), txn.ErrBreakerOpen, "one probe at a time")
 		return nil
 	}))
+	require.Zero(t, ran, "what is refused is refused before it waits for a slot")
 	require.NoError(t, group.Do(t.Context(), 1))
 
 	require.Error(t, b.Do(t.Context(), lose))
