@@ -227,7 +227,7 @@ func TestLoad(t *testing.T) {
 		timeout time.Duration
 		length  int
 	}{
-		"all may wait":           {soon, loadClients},
+		"all may wait":           {5 * time.Second, loadClients},
 		"few may wait":           {2 * time.Second, loadClients / 10},
 		"all may wait, not long": {100 * time.Millisecond, loadClients},
 	} {
